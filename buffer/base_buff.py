@@ -1,0 +1,153 @@
+"""What a run remembers: the problems accepted so far, and this step's rollouts.
+
+`ProblemBuffer` holds unique `Problem`s by task and draws references and refills with a generator of
+its own. `ReplayBuffer` holds one step's `Scored` rollouts with their advantages and hands them out
+as shuffled minibatches; `collate` is the one place where rows are padded.
+"""
+
+from collections.abc import Iterator, Sequence
+from random import Random
+
+import torch
+
+from custom_types import TASKS, MiniBatch, Problem, Scored, TaskType
+
+
+class ProblemBuffer:
+    """Unique problems by task, in the order they came; unbounded. Draws with its own generator."""
+
+    def __init__(self, seed: int | str):
+        self._rng = Random(f"{seed}/problem buffer")
+        self._problems: dict[TaskType, dict[Problem, None]] = {task: {} for task in TASKS}
+
+    def __len__(self) -> int:
+        return sum(len(problems) for problems in self._problems.values())
+
+    def __contains__(self, problem: Problem) -> bool:
+        return problem in self._problems[problem.task]
+
+    def problems(self, task: TaskType) -> tuple[Problem, ...]:
+        """Every problem of a task, oldest first."""
+        return tuple(self._problems[task])
+
+    def add(self, problem: Problem) -> bool:
+        """Keep a problem; False if it was known already."""
+        if problem in self:
+            return False
+        self._problems[problem.task][problem] = None
+        return True
+
+    def seed(self, problems: Sequence[Problem], per_task: int) -> None:
+        """Fill each task with `per_task` of `problems`, drawn uniformly without replacement."""
+        for task in TASKS:
+            own = [problem for problem in problems if problem.task is task]
+            for problem in self._rng.sample(own, min(per_task, len(own))):
+                self.add(problem)
+
+    def sample(self, task: TaskType, n: int) -> list[Problem]:
+        """`n` problems of a task, uniformly, without replacement for as long as there are any:
+        where n exceeds the buffer, every problem comes once before one comes again."""
+        problems = self.problems(task)
+        if n and not problems:
+            raise ValueError(f"no {task} problem to draw from")
+        drawn: list[Problem] = []
+        while len(drawn) < n:
+            drawn += self._rng.sample(problems, min(n - len(drawn), len(problems)))
+        return drawn
+
+    def state_dict(self) -> dict:
+        """Problems and generator, in JSON's types."""
+        version, words, gauss = self._rng.getstate()
+        return {
+            "problems": [[str(p.task), p.x, p.y, p.p] for task in TASKS for p in self.problems(task)],
+            "rng": [version, list(words), gauss],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Become the buffer that `state` was taken from."""
+        self._problems = {task: {} for task in TASKS}
+        for task, x, y, p in state["problems"]:
+            self.add(Problem(TaskType(task), x, y, p))
+        version, words, gauss = state["rng"]
+        self._rng.setstate((version, tuple(words), gauss))
+
+
+def collate(items: Sequence[tuple[Scored, float]], pad_id: int) -> MiniBatch:
+    """Pad rollouts, each with its advantage, to rows `[prompt][response][right pad]`.
+
+    The response mask is built from lengths: a sampled end or pad token is a token like any other.
+    Example: prompt 7 8 and response 9 2 beside a row of length 3 become ids `7 8 9 2` with mask
+    `0 0 1 1`, and `. . . p` with a pad. Raises ValueError where a length does not fit.
+    """
+    rows = [scored.rollout for scored, _ in items]
+    for row in rows:
+        if not row.prompt_ids or not row.response_ids or len(row.response_ids) != len(row.old_logprobs):
+            raise ValueError(
+                f"a row needs a prompt, a response and as many logprobs as response ids: "
+                f"{len(row.prompt_ids)}, {len(row.response_ids)}, {len(row.old_logprobs)}"
+            )
+    prompts = torch.tensor([len(row.prompt_ids) for row in rows])[:, None]
+    lengths = prompts + torch.tensor([len(row.response_ids) for row in rows])[:, None]
+    width = int(lengths.max())
+    positions = torch.arange(width)[None]
+
+    def padded(values: list[Sequence], fill, dtype) -> torch.Tensor:
+        return torch.tensor(
+            [[*value, *[fill] * (width - len(value))] for value in values], dtype=dtype
+        )
+
+    return MiniBatch(
+        input_ids=padded([row.prompt_ids + row.response_ids for row in rows], pad_id, torch.long),
+        attention_mask=positions < lengths,
+        response_mask=(positions >= prompts) & (positions < lengths),
+        old_logprobs=padded(
+            [(0.0,) * len(row.prompt_ids) + row.old_logprobs for row in rows], 0.0, torch.float32
+        ),
+        advantages=torch.tensor([advantage for _, advantage in items], dtype=torch.float32),
+        cells=torch.tensor([row.cell for row in rows]),
+    )
+
+
+def response_count(items: Sequence[tuple[Scored, float]], aggregate: str) -> int:
+    """The objective's denominator over all of `items`: responses, or their tokens."""
+    if aggregate == "sequence":
+        return len(items)
+    return sum(len(scored.rollout.response_ids) for scored, _ in items)
+
+
+class ReplayBuffer:
+    """One step's scored rollouts with their advantages; emptied by making a new one."""
+
+    def __init__(self, scored: Sequence[Scored], advantages: Sequence[float]):
+        self.items = tuple(zip(scored, advantages, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def minibatches(self, n: int, rng: Random) -> list[list[tuple[Scored, float]]]:
+        """All items in `n` shuffled parts of nearly equal size, each item once, none empty."""
+        items = rng.sample(self.items, len(self.items))
+        n = min(n, len(items))
+        return [items[part::n] for part in range(n)]
+
+
+def microbatches(
+    items: Sequence[tuple[Scored, float]], max_tokens: int
+) -> Iterator[list[tuple[Scored, float]]]:
+    """`items` in parts that `collate` pads to at most `max_tokens` positions each, or of one row.
+
+    Sorted by length, so that little is padding. How they are split does not change the update, as
+    long as every part is given the denominator of the whole.
+    """
+
+    def length(item: tuple[Scored, float]) -> int:
+        return len(item[0].rollout.prompt_ids) + len(item[0].rollout.response_ids)
+
+    part: list = []
+    for item in sorted(items, key=length):
+        if part and length(item) * (len(part) + 1) > max_tokens:
+            yield part
+            part = []
+        part.append(item)
+    if part:
+        yield part

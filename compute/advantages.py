@@ -1,0 +1,40 @@
+"""Rewards in, advantages out: task-relative REINFORCE++ (arXiv 2505.03335, eq. 8).
+
+    A = (r - mean) / std    over the rollouts of one (role, task) cell of the current batch
+
+with the unbiased standard deviation (n - 1). No per-prompt group, no moving average, no second
+normalisation. Example: rewards 1, 0, 0, 1 in one cell have mean 1/2 and std sqrt(1/3), so their
+advantages are +-0.866.
+"""
+
+import torch
+from torch import Tensor
+
+from custom_types import CELLS
+
+
+def compute_advantages(rewards: Tensor, cells: Tensor) -> Tensor:
+    """Advantages (n,) float32 of `rewards` (n,) float, normalised within `cells` (n,) int in 0..5.
+
+    A cell whose rewards are all equal, or with one member, gets exactly 0: it says nothing about
+    which of its responses were better. Raises ValueError on other shapes, cells or non-finite
+    rewards.
+    """
+    if rewards.ndim != 1 or rewards.shape != cells.shape:
+        raise ValueError(f"rewards {tuple(rewards.shape)} and cells {tuple(cells.shape)} must be (n,)")
+    if not torch.isfinite(rewards).all():
+        raise ValueError("rewards must be finite")
+    if len(cells) and not (0 <= cells.min() and cells.max() < len(CELLS)):
+        raise ValueError(f"cells must lie in 0..{len(CELLS) - 1}: {cells.unique().tolist()}")
+    return _normalise_within(rewards, cells)
+
+
+def _normalise_within(rewards: Tensor, groups: Tensor) -> Tensor:
+    rewards = rewards.double()
+    advantages = torch.zeros_like(rewards)
+    for group in groups.unique():
+        members = groups == group
+        own = rewards[members]
+        if own.max() > own.min():
+            advantages[members] = (own - own.mean()) / own.std(correction=1)
+    return advantages.float()

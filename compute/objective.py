@@ -1,0 +1,78 @@
+"""Log-probabilities and advantages in, the scalar to maximise out. Pure.
+
+Per response token, with ρ = exp(new - old) of the same stored token (arXiv 1707.06347, eq. 7, with
+the advantage of the token's whole response):
+
+    min(A·ρ, A·clip(ρ, 1 - clip_low, 1 + clip_high))
+
+averaged over the tokens of each response and then over responses ("sequence", the paper), or over
+all tokens ("token", the AZR code). With ρ = 1 its gradient is A·∇log π, plain REINFORCE; where a
+good token (A > 0) is already 1 + clip_high times as likely, or a bad one 1 - clip_low times, its
+gradient is 0. `loss = -objective`.
+"""
+
+import torch
+from torch import Tensor
+
+
+def aggregate_tokens(
+    values: Tensor, response_mask: Tensor, aggregate: str = "sequence", denominator: float | None = None
+) -> Tensor:
+    """Mean of `values` (batch, time) over the mask, as a scalar.
+
+    aggregate: "sequence" weighs responses equally, "token" weighs tokens equally. denominator: how
+    many responses (or tokens) the mean is over, when this batch is only a part; None counts those
+    of this batch. Rows without a response token count for nothing. Values outside the mask are not
+    read, whatever they are.
+    """
+    values = torch.where(response_mask, values, 0.0)
+    lengths = response_mask.sum(1)
+    if aggregate == "sequence":
+        total, count = (values.sum(1) / lengths.clamp(min=1)).sum(), (lengths > 0).sum()
+    elif aggregate == "token":
+        total, count = values.sum(), lengths.sum()
+    else:
+        raise ValueError(f'aggregate must be "sequence" or "token", not {aggregate!r}')
+    return total / (count.clamp(min=1) if denominator is None else denominator)
+
+
+def compute_azr_objective(
+    new_logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    aggregate: str = "sequence",
+    denominator: float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The clipped objective, to be maximised, and its diagnostics.
+
+    new_logprobs, old_logprobs: (batch, time) float, nats. advantages: (batch,) float.
+    response_mask: (batch, time) bool. clip_low, clip_high, aggregate, denominator: see above.
+    Diagnostics, all detached: `approx_kl`, the estimate ρ - 1 - log ρ of KL(old, new) and
+    `clip_ratio`, the share of tokens whose gradient the clip removes, both aggregated like the
+    objective; `ratio_max`, the largest ρ. Raises ValueError on other shapes.
+    """
+    batch, time = response_mask.shape
+    if new_logprobs.shape != (batch, time) or old_logprobs.shape != (batch, time):
+        raise ValueError(f"logprobs {new_logprobs.shape}, {old_logprobs.shape} for mask {(batch, time)}")
+    if advantages.shape != (batch,) or response_mask.dtype != torch.bool:
+        raise ValueError(f"advantages {advantages.shape} for mask {(batch, time)} {response_mask.dtype}")
+    # Blank both before subtracting: -inf - -inf or NaN under the mask would poison the gradient.
+    log_ratio = new_logprobs.masked_fill(~response_mask, 0) - old_logprobs.masked_fill(~response_mask, 0)
+    ratio = log_ratio.exp()
+    advantage = advantages[:, None]
+    unclipped = advantage * ratio
+    clipped = advantage * ratio.clamp(1 - clip_low, 1 + clip_high)
+    objective = aggregate_tokens(torch.minimum(unclipped, clipped), response_mask, aggregate, denominator)
+    with torch.no_grad():
+        diagnostics = {
+            "approx_kl": aggregate_tokens(ratio - 1 - log_ratio, response_mask, aggregate, denominator),
+            "clip_ratio": aggregate_tokens(
+                (clipped < unclipped).to(ratio.dtype), response_mask, aggregate, denominator
+            ),
+            "ratio_max": torch.where(response_mask, ratio, 0.0).max(),
+        }
+    return objective, diagnostics

@@ -1,0 +1,51 @@
+"""Verdicts and solve rates in, one float a rollout out. The only home of reward numbers.
+
+A solver earns 1 for a correct answer, -0.5 for a well-formed wrong one, -1 for a malformed one. A
+proposer earns -1 for a malformed proposal, `invalid_reward` for a well-formed one that has no legal
+completion, and for a valid one what `compute_r_propose` says of its solve rate. Example: a valid
+problem that 3 of 8 attempts solved earns its proposer 1 - 3/8 = 0.625.
+"""
+
+from custom_types import Role, Verdict
+
+CORRECT_REWARD = 1.0
+WRONG_REWARD = -0.5
+MALFORMED_REWARD = -1.0
+
+
+def compute_r_propose(solve_rate: float, *, extreme_reward: float = 0.0) -> float:
+    """Learnability of a valid problem (arXiv 2505.03335, eq. 4): 1 - r, and 0 for r = 0 or r = 1.
+
+    solve_rate: r, the share of the n sampled attempts at this very problem that were correct, in
+    0..1. extreme_reward: what r = 0 and r = 1 earn (the AZR code pays -0.5). Raises ValueError for
+    a rate outside 0..1.
+    """
+    if not 0 <= solve_rate <= 1:
+        raise ValueError(f"solve_rate must lie in 0..1, not {solve_rate}")
+    return 1 - solve_rate if 0 < solve_rate < 1 else extreme_reward
+
+
+def compute_r_total(
+    role: Role,
+    verdict: Verdict,
+    solve_rate: float | None = None,
+    *,
+    invalid_reward: float = -0.5,
+    extreme_reward: float = 0.0,
+) -> float:
+    """The reward of one rollout.
+
+    solve_rate is needed for, and only for, a VALID proposal. Raises ValueError for a verdict that
+    the role cannot get or a missing solve rate.
+    """
+    if verdict is Verdict.MALFORMED:
+        return MALFORMED_REWARD
+    if role is Role.SOLVER and verdict is Verdict.CORRECT:
+        return CORRECT_REWARD
+    if role is Role.SOLVER and verdict is Verdict.WRONG:
+        return WRONG_REWARD
+    if role is Role.PROPOSER and verdict is Verdict.INVALID:
+        return invalid_reward
+    if role is Role.PROPOSER and verdict is Verdict.VALID and solve_rate is not None:
+        return compute_r_propose(solve_rate, extreme_reward=extreme_reward)
+    raise ValueError(f"no reward for a {role} with verdict {verdict} and solve rate {solve_rate}")

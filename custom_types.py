@@ -1,0 +1,191 @@
+"""What travels through the program: enums and frozen dataclasses.
+
+A proposal's life, left to right::
+
+    Prompt -> Rollout -> Scored -> MiniBatch
+
+Every record carries its own `role` and `task`; nothing downstream infers them from an array
+position or a loop variable. Enum values are the strings that metric keys are joined from.
+"""
+
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from constants import MAXIMUM_PRIME, PRIMES
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TaskType(StrEnum):
+    """Which letter of x * y ≡ 1 (mod p) is asked: abduction x, deduction y, induction p."""
+
+    ABDUCTION = "abduction"
+    DEDUCTION = "deduction"
+    INDUCTION = "induction"
+
+    @property
+    def asked(self) -> str:
+        """The letter the solver must find: "x", "y" or "p"."""
+        return {"abduction": "x", "deduction": "y", "induction": "p"}[self.value]
+
+
+class Role(StrEnum):
+    """The two parts the one model plays."""
+
+    PROPOSER = "proposer"
+    SOLVER = "solver"
+
+
+class Verdict(StrEnum):
+    """MALFORMED for both roles; WRONG or CORRECT for an answer; INVALID or VALID for a proposal."""
+
+    MALFORMED = "malformed"
+    WRONG = "wrong"
+    CORRECT = "correct"
+    INVALID = "invalid"
+    VALID = "valid"
+
+
+TASKS = tuple(TaskType)
+ROLES = tuple(Role)
+CELLS = tuple((role, task) for role in ROLES for task in TASKS)
+
+
+def cell_index(role: Role, task: TaskType) -> int:
+    """Number of a (role, task) cell, 0..5: `3 * role + task`, proposer before solver."""
+    return CELLS.index((role, task))
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One solved equation x * y ≡ 1 (mod p) and the letter that is asked.
+
+    Cannot be built invalid. Raises ValueError unless x, y and p are ints, p is a prime of at most
+    617, 1 <= x, y < p and x * y ≡ 1 (mod p); and for induction x = y = 1, which every prime fits.
+    """
+
+    task: TaskType
+    x: int
+    y: int
+    p: int
+
+    def __post_init__(self):
+        if not isinstance(self.task, TaskType):
+            raise ValueError(f"task must be a TaskType, not {self.task!r}")
+        if any(type(value) is not int for value in (self.x, self.y, self.p)):
+            raise ValueError(f"x, y and p must be ints, not {(self.x, self.y, self.p)!r}")
+        if self.p not in PRIMES:
+            raise ValueError(f"p = {self.p} is not a prime of at most {MAXIMUM_PRIME}")
+        if not (1 <= self.x < self.p and 1 <= self.y < self.p):
+            raise ValueError(f"x = {self.x}, y = {self.y} must lie in 1..{self.p - 1}")
+        if self.x * self.y % self.p != 1:
+            raise ValueError(f"{self.x} * {self.y} is not 1 modulo {self.p}")
+        if self.task is TaskType.INDUCTION and self.x == self.y == 1:
+            raise ValueError("x = y = 1 is no induction problem: every prime fits")
+
+    @property
+    def solution(self) -> int:
+        """The value of the asked letter. Other primes may answer an induction problem too."""
+        return getattr(self, self.task.asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """A proposer's well-formed equation; the asked letter is None. Nothing is checked but its form."""
+
+    x: int | None
+    y: int | None
+    p: int | None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The texts of one prompt language, by task; `prompts.py` says what the fields may name."""
+
+    name: str
+    solver: dict[TaskType, str]
+    proposer: dict[TaskType, str]
+    reference_separator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A question to the policy. For a proposer, `problem` is its first reference."""
+
+    role: Role
+    task: TaskType
+    problem: Problem | None
+    text: str
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled response, ragged and unpadded.
+
+    prompt_ids: the P ids the model read. response_ids: the T >= 1 ids it sampled, the end token
+    among them when `finished`. old_logprobs: T floats, nats, log-probability of each response id
+    under the weights that sampled it. text: the response without its end token, as it is judged.
+    """
+
+    role: Role
+    task: TaskType
+    problem: Problem | None
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    old_logprobs: tuple[float, ...]
+    text: str
+    finished: bool
+
+    @property
+    def cell(self) -> int:
+        return cell_index(self.role, self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A rollout with what the verifier said of it and what that earns."""
+
+    rollout: Rollout
+    verdict: Verdict
+    reward: float
+
+
+@dataclass(frozen=True)
+class MiniBatch:
+    """Padded rows `[prompt][response][right pad]`; made by `collate`, the only padded thing.
+
+    input_ids (batch, time) int64; attention_mask (batch, time) bool, true on prompt and response;
+    response_mask (batch, time) bool, true on response tokens, end token included;
+    old_logprobs (batch, time) float32, entry t belongs to token t, 0 outside `response_mask`;
+    advantages (batch,) float32; cells (batch,) int64 in 0..5.
+    """
+
+    input_ids: "Tensor"
+    attention_mask: "Tensor"
+    response_mask: "Tensor"
+    old_logprobs: "Tensor"
+    advantages: "Tensor"
+    cells: "Tensor"
+
+    def to(self, device) -> "MiniBatch":
+        """The same rows on another device."""
+        return MiniBatch(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A causal language model and what it takes to talk to it.
+
+    stop_ids: every id that ends a response. pad_id: what fills padded rows (never read).
+    prompts: the prompt language this policy was made for.
+    """
+
+    name: str
+    model: Any
+    tokenizer: Any
+    prompts: PromptSet
+    stop_ids: tuple[int, ...]
+    pad_id: int

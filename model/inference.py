@@ -1,0 +1,224 @@
+"""Prompts in, sampled responses with their log-probabilities out; and the scoring of stored tokens.
+
+`generate` samples from softmax(logits / temperature) and from nothing else: no setting of a
+checkpoint's generation config takes part, and every row has its own uniform numbers, so that how
+rows are sliced changes no row. `token_logprobs` scores stored tokens under the same distribution,
+with or without gradient; it is the only place where logits are shifted, scaled and normalised.
+"""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from custom_types import Policy, Prompt, Rollout
+
+LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """T >= 1 sampled ids, the stop id among them when finished, and their T log-probabilities."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finished: bool
+
+
+@contextmanager
+def evaluating(model):
+    """The model in eval mode, and back: in train mode activation checkpointing corrupts the cache."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row: inverse-distribution sampling, or the most likely one at temperature 0.
+
+    logits (rows, vocabulary) float, uniform (rows,) in [0, 1). Returns tokens (rows,) int64 and
+    their log-probabilities (rows,) float32 under the distribution they are drawn from.
+    """
+    if temperature == 0:
+        return logits.argmax(-1), logits.new_zeros(len(logits), dtype=torch.float32)
+    logprobs = (logits.float() / temperature).log_softmax(-1)
+    cumulative = logprobs.exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    # Strictly below the total, so that rounding never selects past the last possible token.
+    threshold = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    tokens = torch.searchsorted(cumulative, threshold, right=True)
+    return tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1)
+
+
+@torch.no_grad()
+def generate(
+    model,
+    prompts: Sequence[tuple[int, ...]],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    max_rows: int,
+    generator: torch.Generator,
+) -> list[Response]:
+    """One response a prompt, in order, at most `max_rows` of them in the model at a time.
+
+    prompts: token ids, ragged. temperature 0 is greedy and draws nothing. generator: a CPU
+    generator, advanced by one uniform number for each row and possible token.
+    """
+    shape = (len(prompts), max_new_tokens)
+    uniform = torch.rand(shape, generator=generator) if temperature > 0 else torch.zeros(shape)
+    responses: list[Response] = []
+    with evaluating(model):
+        for start in range(0, len(prompts), max_rows):
+            part = slice(start, start + max_rows)
+            responses += _generate_slice(
+                model, prompts[part], uniform[part].to(model.device), temperature, stop_ids, pad_id
+            )
+    return responses
+
+
+def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> list[Response]:
+    """Prefill each distinct prompt once, copy its cache to the rows that share it, then decode."""
+    device = model.device
+    distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
+    row_of = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
+    width = max(map(len, distinct))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in distinct], device=device)
+    lengths = torch.tensor([len(p) for p in distinct], device=device)
+    mask = torch.arange(width, device=device)[None] >= width - lengths[:, None]
+    output = model(
+        input_ids=ids,
+        attention_mask=mask.long(),
+        position_ids=position_ids(mask),
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    cache = output.past_key_values
+    cache.batch_select_indices(row_of)
+    logits, mask, positions = output.logits[row_of, -1], mask[row_of], lengths[row_of, None]
+
+    stops = torch.tensor(stop_ids, device=device)
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    tokens, logprobs = [], []
+    for step in range(uniform.shape[1]):
+        token, logprob = sample_tokens(logits, temperature, uniform[:, step])
+        tokens.append(token)
+        logprobs.append(logprob)
+        done |= torch.isin(token, stops)
+        if step + 1 == uniform.shape[1] or done.all():
+            break
+        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
+        output = model(
+            input_ids=token[:, None],
+            attention_mask=mask.long(),
+            position_ids=positions + step,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        logits = output.logits[:, -1]
+    return _cut(torch.stack(tokens, 1), torch.stack(logprobs, 1), stops)
+
+
+def _cut(tokens: Tensor, logprobs: Tensor, stops: Tensor) -> list[Response]:
+    """Rows (rows, T) up to and including their first stop id."""
+    is_stop = torch.isin(tokens, stops)
+    finished = is_stop.any(1)
+    lengths = torch.where(finished, is_stop.int().argmax(1) + 1, tokens.shape[1])
+    return [
+        Response(tuple(ids[:length]), tuple(values[:length]), end)
+        for ids, values, length, end in zip(
+            tokens.tolist(), logprobs.tolist(), lengths.tolist(), finished.tolist(), strict=True
+        )
+    ]
+
+
+def rollout(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    max_rows: int,
+    generator: torch.Generator,
+) -> list[Rollout]:
+    """The policy's response to each prompt, of any roles and tasks, all through the model together.
+
+    `old_logprobs` are those of sampling; training replaces them by its own forward's.
+    """
+    responses = generate(
+        policy.model,
+        [prompt.ids for prompt in prompts],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        stop_ids=policy.stop_ids,
+        pad_id=policy.pad_id,
+        max_rows=max_rows,
+        generator=generator,
+    )
+    texts = policy.tokenizer.batch_decode(
+        [response.ids[: len(response.ids) - response.finished] for response in responses],
+        skip_special_tokens=False,
+        clean_up_tokenization_spaces=False,
+    )
+    return [
+        Rollout(
+            prompt.role, prompt.task, prompt.problem, prompt.ids,
+            response.ids, response.logprobs, text, response.finished,
+        )
+        for prompt, response, text in zip(prompts, responses, texts, strict=True)
+    ]  # fmt: skip
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """0, 1, 2, ... over the real tokens of each row (rows, time), whichever side is padded."""
+    return attention_mask.long().cumsum(1).sub(1).clamp(min=0)
+
+
+def _score(hidden: Tensor, targets: Tensor, head, temperature: float) -> tuple[Tensor, Tensor]:
+    logits = head(hidden).float() / temperature
+    log_normaliser = logits.logsumexp(-1, keepdim=True)
+    logprobs = logits.gather(-1, targets[:, None]) - log_normaliser
+    entropy = log_normaliser.squeeze(-1) - ((logits - log_normaliser).exp() * logits).sum(-1)
+    return logprobs.squeeze(-1), entropy
+
+
+def token_logprobs(
+    model, input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy, in nats, of the sampling distribution at each response token.
+
+    input_ids (batch, time) int64; attention_mask, response_mask (batch, time) bool. Returns two
+    (batch, time) float32 tensors whose entry t belongs to token t of `input_ids` (so it comes from
+    the logits at t - 1) and is 0 outside `response_mask`. Only response positions get logits, a
+    chunk at a time, recomputed in the backward pass: a vocabulary of 151,936 over every position
+    would not fit a GPU. Raises ValueError for a response that starts at position 0.
+    """
+    if response_mask[:, 0].any():
+        raise ValueError("a response needs a prompt before it")
+    hidden = model.base_model(
+        input_ids=input_ids,
+        attention_mask=attention_mask.long(),
+        position_ids=position_ids(attention_mask),
+        use_cache=False,
+    ).last_hidden_state
+    rows, columns = response_mask.nonzero(as_tuple=True)
+    flat = (rows * input_ids.shape[1] + columns) - 1
+    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, flat)
+    targets = input_ids[rows, columns]
+    head = model.get_output_embeddings()
+    chunk = max(1, LOGIT_CHUNK_ELEMENTS // model.config.vocab_size)
+    scored = [
+        checkpoint(_score, part, target, head, temperature, use_reentrant=False)
+        for part, target in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    ]
+    logprobs, entropy = (torch.cat(parts) for parts in zip(*scored, strict=True))
+    blank = torch.zeros(response_mask.shape, device=input_ids.device)
+    return blank.index_put((rows, columns), logprobs), blank.index_put((rows, columns), entropy)

@@ -1,0 +1,100 @@
+"""A policy by name: `tiny`, a hub id, or a local folder (a checkpoint of a finished run among them).
+
+Weights are always float32: AdamW at a learning rate of 1e-6 does not move bfloat16 ones. `tiny` is a
+real Qwen2 with a real fast tokenizer whose words are the integers 0..max_prime and the few words of
+the compact prompt language; it is built here from a seed and knows nothing.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from constants import TINY_MODEL
+from custom_types import Policy
+from model.args import AZRArgs
+from prompts import CHAT, COMPACT, COMPACT_WORDS, PROMPT_SETS
+
+
+class PolicyError(Exception):
+    """A policy that cannot be loaded; the message is one sentence for the user."""
+
+
+def load_policy(args: AZRArgs) -> Policy:
+    """The policy `args.model` names, on the CPU, in float32. Raises PolicyError with what to do."""
+    if args.model == TINY_MODEL:
+        return build_tiny(args.max_prime, args.seed)
+    return load_pretrained(args.model)
+
+
+def tiny_tokenizer(max_prime: int) -> PreTrainedTokenizerFast:
+    """One token for each integer 0..max_prime and each word of the compact language."""
+    words = ["<pad>", "<eos>", "<unk>", *COMPACT_WORDS, *map(str, range(max_prime + 1))]
+    tokenizer = Tokenizer(
+        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
+    longest_first = sorted(COMPACT_WORDS, key=len, reverse=True)
+    pattern = "|".join([*map(re.escape, longest_first), "[0-9]+"])
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+
+
+def build_tiny(max_prime: int, seed: int) -> Policy:
+    """The embedded policy with random weights: about 0.12 million parameters for max_prime 13."""
+    tokenizer = tiny_tokenizer(max_prime)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        prompt_set=COMPACT.name,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config).float()
+    return _policy(TINY_MODEL, model, tokenizer)
+
+
+def load_pretrained(name: str) -> Policy:
+    """A model and tokenizer of the hub or of a local folder. Raises PolicyError."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        what = "is a folder without a loadable model" if Path(name).is_dir() else (
+            "is no local folder and cannot be fetched from the Hugging Face hub"
+        )  # fmt: skip
+        raise PolicyError(
+            f"--model {name}: {what} ({str(error).splitlines()[0]}); "
+            f"use --model {TINY_MODEL}, a hub id that can be reached, or a local folder"
+        ) from error
+    return _policy(name, model, tokenizer)
+
+
+def _policy(name: str, model, tokenizer) -> Policy:
+    """Gather every id that ends a response: the tokenizer's and the generation config's."""
+    stops = model.generation_config.eos_token_id
+    stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
+    if not stops:
+        raise PolicyError(f"--model {name}: its tokenizer has no end token, so no response would end")
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops)
+    prompts = PROMPT_SETS[getattr(model.config, "prompt_set", CHAT.name)]
+    return Policy(name, model, tokenizer, prompts, tuple(sorted(stops)), pad)

@@ -1,0 +1,68 @@
+"""The format-only warm start of `tiny`: a random network learns to speak, not to invert.
+
+A chat model arrives able to write `\\boxed{5}`; a random network would wait for ever to do so by
+chance. So `tiny` is first trained, supervised, on texts of the right form whose numbers are drawn at
+random: answers that any legal guesser could give, proposals of three arbitrary numbers. Afterwards
+it parses, and its accuracy is that of guessing; whatever it learns about inverses it learns from
+the verifier.
+"""
+
+from random import Random
+
+import torch
+
+from custom_types import TASKS, Policy, Prompt, Role, TaskType
+from model.args import AZRArgs
+from prime_inversion import generate_problems, primes_between
+from prompts import EQUATION
+from string import Template
+from utils.string_formatting import PromptRenderer, format_answer
+
+IGNORED = -100  # the label that transformers' loss skips
+
+
+def warm_start(policy: Policy, renderer: PromptRenderer, args: AZRArgs) -> float:
+    """Train `policy.model` in place for `args.warm_start_steps` steps; the last loss, in nats."""
+    rng = Random(f"{args.seed}/warm start")
+    model = policy.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=args.warm_start_lr, weight_decay=0.0)
+    loss = torch.zeros(())
+    model.train()
+    for _ in range(args.warm_start_steps):
+        rows = [_example(renderer, rng, args) for _ in range(args.warm_start_batch)]
+        ids, labels = _pad(rows, policy)
+        loss = model(input_ids=ids, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return loss.item()
+
+
+def _example(renderer: PromptRenderer, rng: Random, args: AZRArgs) -> tuple[Prompt, str]:
+    """A prompt of a random role and task, and a response that is right in form only."""
+    role, task = rng.choice(tuple(Role)), rng.choice(TASKS)
+    span = args.min_prime, args.max_prime
+    if role is Role.SOLVER:
+        (problem,) = generate_problems(1, rng, *span, tasks=(task,))
+        guesses = primes_between(*span) if task is TaskType.INDUCTION else range(1, problem.p)
+        return renderer.solver(problem), format_answer(rng.choice(guesses))
+    references = generate_problems(args.n_references, rng, *span, tasks=(task,))
+    numbers = {letter: rng.randint(1, args.max_prime) for letter in "xyp"}
+    equation = Template(EQUATION[task]).substitute(numbers)
+    return renderer.proposer(task, references), format_answer(equation)
+
+
+def _pad(rows: list[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and labels, (batch, time) int64; prompts and pads are not learned."""
+    prompts = [list(prompt.ids) for prompt, _ in rows]
+    responses = [
+        [*policy.tokenizer(text, add_special_tokens=False)["input_ids"], policy.stop_ids[0]]
+        for _, text in rows
+    ]
+    width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    ids, labels = [], []
+    for prompt, response in zip(prompts, responses, strict=True):
+        rest = width - len(prompt) - len(response)
+        ids.append(prompt + response + [policy.pad_id] * rest)
+        labels.append([IGNORED] * len(prompt) + response + [IGNORED] * rest)
+    return torch.tensor(ids), torch.tensor(labels)

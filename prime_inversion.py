@@ -1,0 +1,76 @@
+"""The arithmetic of x * y ≡ 1 (mod p): primes, inverses, fitting primes, and every problem there is.
+
+Numbers in, numbers and `Problem`s out; no text and no tensors. Example: 2 * 4 ≡ 1 (mod 7), so
+`modular_inverse(4, 7) == 2` and `fitting_primes(2, 4, 5, 13) == (7,)`.
+"""
+
+from functools import lru_cache
+from random import Random
+
+from constants import MAXIMUM_PRIME, PRIMES
+from custom_types import TASKS, Problem, TaskType
+
+_PRIME_SET = frozenset(PRIMES)
+
+
+def is_prime(n: int) -> bool:
+    """Whether `n` is prime, for any int: the table up to 617, sympy above it."""
+    if n <= MAXIMUM_PRIME:
+        return n in _PRIME_SET
+    from sympy import isprime  # half a second to import, and no problem is that large
+
+    return isprime(n)
+
+
+def primes_between(min_prime: int, max_prime: int) -> tuple[int, ...]:
+    """The primes q with min_prime <= q <= max_prime <= 617, ascending."""
+    return tuple(q for q in PRIMES if min_prime <= q <= max_prime)
+
+
+def modular_inverse(a: int, p: int) -> int:
+    """The b in 1..p-1 with a * b ≡ 1 (mod p). Raises ValueError if p divides a or p is not prime."""
+    if not is_prime(p):
+        raise ValueError(f"p = {p} is not prime")
+    if a % p == 0:
+        raise ValueError(f"{a} has no inverse modulo {p}")
+    return pow(a, -1, p)
+
+
+def fitting_primes(x: int, y: int, min_prime: int, max_prime: int) -> tuple[int, ...]:
+    """Every prime q in min_prime..max_prime with x * y ≡ 1 (mod q), ascending.
+
+    These are the accepted answers of an induction problem. At most one of them is larger than both
+    x and y (two such primes would have a product above x * y - 1, which they both divide), and that
+    one is the problem's own p.
+    """
+    return tuple(q for q in primes_between(min_prime, max_prime) if x * y % q == 1)
+
+
+@lru_cache(maxsize=32)
+def _problem_space(task: TaskType, min_prime: int, max_prime: int) -> tuple[Problem, ...]:
+    return tuple(
+        Problem(task, x, modular_inverse(x, p), p)
+        for p in primes_between(min_prime, max_prime)
+        for x in range(1, p)
+        if not (task is TaskType.INDUCTION and x == modular_inverse(x, p) == 1)
+    )
+
+
+def all_problems(task: TaskType, min_prime: int, max_prime: int) -> list[Problem]:
+    """Every problem of a task, by p and then x: sum of p - 1, less one a prime for induction."""
+    return list(_problem_space(task, min_prime, max_prime))
+
+
+def generate_problems(
+    n: int, rng: Random, min_prime: int, max_prime: int, *, tasks: tuple[TaskType, ...] = TASKS
+) -> list[Problem]:
+    """`n` problems drawn with replacement: first a task of `tasks`, then uniformly in its space."""
+    return [rng.choice(_problem_space(rng.choice(tasks), min_prime, max_prime)) for _ in range(n)]
+
+
+def guess_rate(problem: Problem, min_prime: int, max_prime: int) -> float:
+    """Chance of a uniform legal guess: 1/(p-1), or for induction the accepted share of the primes."""
+    if problem.task is TaskType.INDUCTION:
+        accepted = fitting_primes(problem.x, problem.y, min_prime, max_prime)
+        return len(accepted) / len(primes_between(min_prime, max_prime))
+    return 1 / (problem.p - 1)

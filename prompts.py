@@ -1,0 +1,110 @@
+r"""The prompt templates, as data: one set for chat models and one compact set for the tiny policy.
+
+Texts are `string.Template`s. A solver text may name
+
+    $equation $letter $p_less_1 $min_prime $max_prime $max_tokens $example $example_answer
+
+and a proposer text
+
+    $references $letter $min_prime $max_prime $max_tokens $example
+
+`EQUATION` is how a problem is written, by both roles and in both languages; `ANSWER` is how every
+response ends. Each rule that the verifier enforces is stated in the chat texts with its numbers. The
+compact language cannot state rules; it names the range, and its policy learns the rest from rewards.
+"""
+
+from custom_types import PromptSet, TaskType
+
+EQUATION = {
+    TaskType.ABDUCTION: "x * $y ≡ 1 (mod $p)",
+    TaskType.DEDUCTION: "$x * y ≡ 1 (mod $p)",
+    TaskType.INDUCTION: "$x * $y ≡ 1 (mod p)",
+}
+ANSWER = r"\boxed{$content}"
+
+_SOLVER_RULES = r"""
+You may reason first, briefly: the whole response may have at most $max_tokens tokens. End it with the answer as one plain integer inside \boxed{}; the last \boxed{} decides.
+Example: for $example the answer is $example_answer"""
+
+_RESIDUE = (
+    r"""Find the integer $letter with 1 <= $letter <= $p_less_1 for which
+
+$equation
+"""
+    + _SOLVER_RULES
+)
+
+_PRIME = (
+    r"""Find a prime number p with $min_prime <= p <= $max_prime for which
+
+$equation
+
+Any such prime is accepted: p must divide the product of the two numbers minus 1.
+"""
+    + _SOLVER_RULES
+)
+
+_PROPOSER_RULES = r"""
+Your problem is worth most when a solver gets it right on some attempts and wrong on others; one that is always or never solved is worth nothing. Do not repeat a known problem. Known problems:
+$references
+
+You may reason first, briefly: the whole response may have at most $max_tokens tokens. End it with the problem inside \boxed{}, written exactly like this, with $letter left as a letter; the last \boxed{} decides.
+Example: $example"""
+
+_PROPOSE_RESIDUE = (
+    r"""Write a new problem about x * y ≡ 1 (mod p) in which $letter is asked.
+Rules: p is a prime number with $min_prime <= p <= $max_prime. The other given number is an integer from 1 to p - 1.
+"""
+    + _PROPOSER_RULES
+)
+
+_PROPOSE_PRIME = (
+    r"""Write a new problem about x * y ≡ 1 (mod p) in which p is asked.
+Rules: give two integers x and y, each at least 1 and not both 1, such that some prime number p with $min_prime <= p <= $max_prime is larger than both of them and divides x * y - 1.
+"""
+    + _PROPOSER_RULES
+)
+
+CHAT = PromptSet(
+    name="chat",
+    solver={
+        TaskType.ABDUCTION: _RESIDUE,
+        TaskType.DEDUCTION: _RESIDUE,
+        TaskType.INDUCTION: _PRIME,
+    },
+    proposer={
+        TaskType.ABDUCTION: _PROPOSE_RESIDUE,
+        TaskType.DEDUCTION: _PROPOSE_RESIDUE,
+        TaskType.INDUCTION: _PROPOSE_PRIME,
+    },
+    reference_separator="\n",
+)
+
+COMPACT = PromptSet(
+    name="compact",
+    solver=dict.fromkeys(TaskType, "$min_prime..$max_prime solve $equation: "),
+    proposer=dict.fromkeys(
+        TaskType, "$min_prime..$max_prime propose $letter like $references: "
+    ),
+    reference_separator="; ",
+)
+
+PROMPT_SETS = {prompts.name: prompts for prompts in (CHAT, COMPACT)}
+
+# The words of the compact language besides the integers; spaces belong to the words.
+COMPACT_WORDS = (
+    r"\boxed{",
+    "}",
+    " * ",
+    " ≡ 1 (mod ",
+    ")",
+    "x",
+    "y",
+    "p",
+    "..",
+    " solve ",
+    " propose ",
+    " like ",
+    "; ",
+    ": ",
+)

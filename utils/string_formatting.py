@@ -1,0 +1,134 @@
+r"""Text in and out: `Problem` -> prompt, response -> parsed value. Knows nothing of right or wrong.
+
+Prompts are built from integers only, never from text a model wrote. The parsers are total: any
+string gives a value or None. Both read the last `\boxed{` of a response, closed or not. Example:
+`parse_solver(r"so \boxed{4}") == 4`,
+`parse_proposer(r"\boxed{2 * y = 1 (mod 7)}", TaskType.DEDUCTION) == Equation(2, None, 7)`.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from string import Template
+
+from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS, PRIMES
+from custom_types import Equation, Problem, Prompt, PromptSet, Role, TaskType
+from prompts import ANSWER, EQUATION
+
+_BOX = "\\boxed{"
+_SPACE = r"[ \t\r\n]*"
+_INTEGER = rf"-?[0-9]{{1,{MAXIMUM_DIGITS}}}"
+_ANSWER = re.compile(rf"{_SPACE}(?:[xyp]{_SPACE}={_SPACE})?({_INTEGER}){_SPACE}")
+
+
+def _equation_pattern(task: TaskType) -> re.Pattern:
+    x, y, p = (task.asked if letter == task.asked else rf"({_INTEGER})" for letter in "xyp")
+    parts = (x, r"\*", y, "[≡=]", "1", r"\(", "mod", p, r"\)")
+    return re.compile(_SPACE + _SPACE.join(parts) + _SPACE)
+
+
+_PROPOSAL = {task: _equation_pattern(task) for task in TaskType}
+
+
+def _last_box(text: str) -> str | None:
+    """What stands between the last `\\boxed{` and the next `}`; None if there is no such pair."""
+    start = text.rfind(_BOX)
+    end = text.find("}", start)
+    if len(text) > MAXIMUM_RESPONSE_CHARACTERS or start < 0 or end < 0:
+        return None
+    return text[start + len(_BOX) : end]
+
+
+def parse_solver(text: str) -> int | None:
+    """The integer a solver answers, or None if the response is malformed.
+
+    Accepts spaces around the number and a leading `x =`, `y =` or `p =`; a plain leading minus is
+    well formed. More than nine digits, other scripts' digits and anything else are malformed.
+    """
+    content = _last_box(text)
+    match = _ANSWER.fullmatch(content) if content is not None else None
+    return int(match[1]) if match else None
+
+
+def parse_proposer(text: str, task: TaskType) -> Equation | None:
+    """The equation a proposer writes for `task`, its asked letter None; None if malformed."""
+    content = _last_box(text)
+    match = _PROPOSAL[task].fullmatch(content) if content is not None else None
+    if match is None:
+        return None
+    given = (letter for letter in "xyp" if letter != task.asked)
+    numbers = dict(zip(given, map(int, match.groups()), strict=True))
+    return Equation(numbers.get("x"), numbers.get("y"), numbers.get("p"))
+
+
+def format_equation(problem: Problem) -> str:
+    """The problem as both roles see it, its asked letter unknown: `2 * y ≡ 1 (mod 7)`."""
+    return Template(EQUATION[problem.task]).substitute(x=problem.x, y=problem.y, p=problem.p)
+
+
+def format_answer(content: object) -> str:
+    r"""How a response ends: `\boxed{content}`."""
+    return Template(ANSWER).substitute(content=content)
+
+
+def example_problem(task: TaskType, min_prime: int, max_prime: int, asked: Problem) -> Problem:
+    """The worked example of a solver prompt: always legal, and never the problem that is asked.
+
+    2 * (p+1)/2 = p + 1 and (p-1) * (p-1) = p * (p-2) + 1 are both 1 modulo the smallest prime p.
+    """
+    p = next(q for q in PRIMES if min_prime <= q <= max_prime)
+    first = Problem(task, 2, (p + 1) // 2, p)
+    if {first.x, first.y} & {asked.x, asked.y} and asked.p == p:
+        return Problem(task, p - 1, p - 1, p)
+    return first
+
+
+class PromptRenderer:
+    """Writes prompts in one language for one tokenizer and one range of primes.
+
+    Training, evaluation and the warm start all use this. A tokenizer with a chat template gets the
+    text as a user turn; one without gets it as it is.
+    """
+
+    def __init__(
+        self, prompts: PromptSet, tokenizer, min_prime: int, max_prime: int, max_tokens: int
+    ):
+        self.prompts = prompts
+        self.tokenizer = tokenizer
+        self.numbers = dict(min_prime=min_prime, max_prime=max_prime, max_tokens=max_tokens)
+        self.solver = lru_cache(maxsize=8192)(self._solver)  # each problem is attempted many times
+
+    def _solver(self, problem: Problem) -> Prompt:
+        """The question to the solver."""
+        n = self.numbers
+        example = example_problem(problem.task, n["min_prime"], n["max_prime"], problem)
+        text = Template(self.prompts.solver[problem.task]).substitute(
+            n,
+            equation=format_equation(problem),
+            letter=problem.task.asked,
+            p_less_1=problem.p - 1,
+            example=format_equation(example),
+            example_answer=format_answer(example.solution),
+        )
+        return Prompt(Role.SOLVER, problem.task, problem, text, self.encode(text))
+
+    def proposer(self, task: TaskType, references: Sequence[Problem]) -> Prompt:
+        """The request for a new problem, showing at least one reference of the same task."""
+        separator = self.prompts.reference_separator
+        text = Template(self.prompts.proposer[task]).substitute(
+            self.numbers,
+            references=separator.join(format_equation(problem) for problem in references),
+            letter=task.asked,
+            example=format_answer(format_equation(references[0])),
+        )
+        return Prompt(Role.PROPOSER, task, references[0], text, self.encode(text))
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of a prompt, up to where the policy's own words begin."""
+        if self.tokenizer.chat_template is None:
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        messages = [{"role": "user", "content": text}]
+        encoded = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=True
+        )
+        return tuple(encoded["input_ids"])

@@ -1,0 +1,70 @@
+r"""Verdicts, by executing the arithmetic: text in, verdict out, total.
+
+Never `eval`, never sympy on what a model wrote: the parser hands over integers of at most nine
+digits, and every rule below is one comparison or one remainder. Training and evaluation both judge
+here. Example: `judge_solver(r"\boxed{4}", Problem(DEDUCTION, 2, 4, 7), 5, 13) is Verdict.CORRECT`.
+"""
+
+from custom_types import Equation, Problem, Role, Rollout, TaskType, Verdict
+from prime_inversion import fitting_primes, modular_inverse, primes_between
+from utils.string_formatting import parse_proposer, parse_solver
+
+
+def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) -> Verdict:
+    """MALFORMED, WRONG or CORRECT. A number outside 1..p-1 is wrong; it is not reduced modulo p."""
+    answer = parse_solver(text)
+    if answer is None:
+        return Verdict.MALFORMED
+    if problem.task is TaskType.INDUCTION:
+        correct = answer in fitting_primes(problem.x, problem.y, min_prime, max_prime)
+    else:
+        known = problem.y if problem.task is TaskType.ABDUCTION else problem.x
+        correct = 1 <= answer < problem.p and answer * known % problem.p == 1
+    return Verdict.CORRECT if correct else Verdict.WRONG
+
+
+def judge_proposer(
+    text: str, task: TaskType, min_prime: int, max_prime: int
+) -> tuple[Verdict, Problem | None]:
+    """MALFORMED, INVALID or VALID, and with VALID the problem with its asked letter filled in."""
+    equation = parse_proposer(text, task)
+    if equation is None:
+        return Verdict.MALFORMED, None
+    problem = complete(equation, task, min_prime, max_prime)
+    return (Verdict.VALID, problem) if problem else (Verdict.INVALID, None)
+
+
+def complete(
+    equation: Equation, task: TaskType, min_prime: int, max_prime: int
+) -> Problem | None:
+    """The one legal problem with the given letters, or None: the environment executes the program.
+
+    Illegal: p not a prime of the range, a residue outside 1..p-1, no prime of the range that fits
+    and is larger than both x and y, or x = y = 1 for induction.
+    """
+    if task is TaskType.INDUCTION:
+        x, y = equation.x, equation.y
+        if x < 1 or y < 1 or x == y == 1:
+            return None
+        above = [q for q in fitting_primes(x, y, min_prime, max_prime) if q > max(x, y)]
+        return Problem(task, x, y, above[0]) if above else None
+    known = equation.y if task is TaskType.ABDUCTION else equation.x
+    if equation.p not in primes_between(min_prime, max_prime) or not 1 <= known < equation.p:
+        return None
+    inverse = modular_inverse(known, equation.p)
+    x, y = (inverse, known) if task is TaskType.ABDUCTION else (known, inverse)
+    return Problem(task, x, y, equation.p)
+
+
+def judge_rollout(
+    rollout: Rollout, min_prime: int, max_prime: int
+) -> tuple[Verdict, Problem | None]:
+    """The verdict on a rollout and, for a valid proposal, its problem.
+
+    An unfinished rollout is malformed; this is the only place that says so.
+    """
+    if not rollout.finished:
+        return Verdict.MALFORMED, None
+    if rollout.role is Role.PROPOSER:
+        return judge_proposer(rollout.text, rollout.task, min_prime, max_prime)
+    return judge_solver(rollout.text, rollout.problem, min_prime, max_prime), None
