@@ -58,7 +58,10 @@ class AZRArgs:
     clip_low: float = _flag(0.2, "ratio clip below 1", least=0, most=1)
     clip_high: float = _flag(0.2, "ratio clip above 1", least=0)
     aggregate: str = _flag("sequence", "what the objective averages", choices=("sequence", "token"))
-    entropy_coef: float = _flag(0.001, "weight of the solver's and proposer's entropy", least=0)
+    entropy_coef: float = _flag(0.03, "weight of the entropy bonus (at its target)", least=0)
+    solver_entropy: float = _flag(0.3, "target, nats a token, that steers the weight; 0: none", least=0)
+    proposer_entropy: float = _flag(0.3, "the same for the proposer", least=0)
+    entropy_gain: float = _flag(4.0, "how strongly the weight answers a missed target", least=0)
     max_grad_norm: float = _flag(1.0, "gradient norm is clipped to this", above=0)
     # the format-only warm start of tiny
     warm_start_steps: int = _flag(150, "supervised steps on format alone, tiny only", least=0)
@@ -122,6 +125,8 @@ CHAT_PRESET = dict(
     adam_beta2=0.999,
     minibatches=3,
     entropy_coef=0.001,
+    solver_entropy=0.0,
+    proposer_entropy=0.0,
     warm_start_steps=0,
 )
 PRESETS = {TINY_MODEL: {}}

@@ -6,7 +6,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from random import Random
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches, response_count
 from compute.advantages import compute_advantages
+from compute.entropy import entropy_coefficient
 from compute.objective import aggregate_tokens, compute_azr_objective
 from compute.reward import compute_r_total
 from custom_types import TASKS, MiniBatch, Policy, Problem, Prompt, Role, Rollout, Scored, Verdict
@@ -163,8 +164,17 @@ class AZRTrainer:
             torch.tensor([item.reward for item in self.scored]),
             torch.tensor([item.rollout.cell for item in self.scored]),
         ).tolist()
+        targets = {Role.PROPOSER: args.proposer_entropy, Role.SOLVER: args.solver_entropy}
+        coefs = {
+            role: entropy_coefficient(
+                metrics[f"entropy/{role}"], target, args.entropy_coef, args.entropy_gain
+            )
+            for role, target in targets.items()
+        }
+        metrics |= {f"entropy_coef/{role}": coef for role, coef in coefs.items()}
         replay = ReplayBuffer(self.scored, self.advantages)
-        updates = [self._update(items) for items in replay.minibatches(args.minibatches, self.shuffling)]
+        minibatches = replay.minibatches(args.minibatches, self.shuffling)
+        updates = [self._update(items, coefs) for items in minibatches]
         for key in updates[0]:
             values = [update[key] for update in updates]
             metrics[key] = max(values) if key == "ratio_max" else sum(values) / len(values)
@@ -189,7 +199,9 @@ class AZRTrainer:
         metrics = entropy_metrics([item.rollout for item in rescored], entropies)
         return metrics | {"sampling/logp_difference_max": difference}
 
-    def _update(self, items: Sequence[tuple[Scored, float]]) -> dict[str, float]:
+    def _update(
+        self, items: Sequence[tuple[Scored, float]], entropy_coefs: Mapping[Role, float]
+    ) -> dict[str, float]:
         """One optimizer step on one minibatch, in as many parts as fit; diagnostics."""
         args, diagnostics = self.args, defaultdict(float)
         denominator = response_count(items, args.aggregate)
@@ -206,8 +218,10 @@ class AZRTrainer:
                 aggregate=args.aggregate,
                 denominator=denominator,
             )
-            bonus = aggregate_tokens(entropy, batch.response_mask, args.aggregate, denominator)
-            loss = -objective - args.entropy_coef * bonus
+            coefs = torch.tensor([entropy_coefs[item.rollout.role] for item, _ in part])
+            weighted = coefs.to(entropy.device)[:, None] * entropy
+            bonus = aggregate_tokens(weighted, batch.response_mask, args.aggregate, denominator)
+            loss = -objective - bonus
             self.accelerator.backward(loss)
             diagnostics["ratio_max"] = max(diagnostics["ratio_max"], extra.pop("ratio_max").item())
             for key, value in {"loss": loss.detach(), **extra}.items():

@@ -12,7 +12,7 @@ from functools import lru_cache
 from string import Template
 
 from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS, PRIMES
-from custom_types import Equation, Problem, Prompt, PromptSet, Role, TaskType
+from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Role, TaskType
 from prompts import ANSWER, EQUATION
 
 _BOX = "\\boxed{"
@@ -97,6 +97,13 @@ class PromptRenderer:
         self.tokenizer = tokenizer
         self.numbers = dict(min_prime=min_prime, max_prime=max_prime, max_tokens=max_tokens)
         self.solver = lru_cache(maxsize=8192)(self._solver)  # each problem is attempted many times
+
+    @classmethod
+    def for_policy(cls, policy: Policy, args) -> "PromptRenderer":
+        """The renderer of a policy's language and of the primes and lengths in an `AZRArgs`."""
+        return cls(
+            policy.prompts, policy.tokenizer, args.min_prime, args.max_prime, args.max_response_tokens
+        )
 
     def _solver(self, problem: Problem) -> Prompt:
         """The question to the solver."""

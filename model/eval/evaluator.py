@@ -1,17 +1,26 @@
-"""Accuracy of a policy on a set of problems: the render, the parse and the judge of training.
+"""A policy's answers and proposals outside training: the render, parse and judge of training.
 
-Greedy by default, which draws no random number, so evaluating never moves a training stream.
+    evaluator = Evaluator.from_run("runs/first")
+    proposal = evaluator.propose(TaskType.DEDUCTION)
+    verdict, problem = evaluator.judge(proposal)
+
+Greedy answers draw no random number, and what is sampled here has a generator of its own, so
+evaluating never moves a training stream.
 """
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from random import Random
 
 import torch
 
-from custom_types import TASKS, Policy, Problem, Verdict
+from custom_types import TASKS, Policy, Problem, Prompt, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
-from prime_inversion import all_problems
+from model.policy import load_pretrained
+from prime_inversion import all_problems, generate_problems
+from utils.run_directory import latest_checkpoint
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
 
@@ -26,29 +35,8 @@ def evaluation_problems(args: AZRArgs) -> list[Problem]:
     return chosen
 
 
-def answer_problems(
-    policy: Policy,
-    renderer: PromptRenderer,
-    problems: Sequence[Problem],
-    args: AZRArgs,
-    *,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-) -> list[Verdict]:
-    """The verdict on one answer to each problem, in order."""
-    rollouts = rollout(
-        policy,
-        [renderer.solver(problem) for problem in problems],
-        max_new_tokens=args.max_response_tokens,
-        temperature=temperature,
-        max_rows=args.rollout_rows,
-        generator=generator,
-    )
-    return [judge_rollout(item, args.min_prime, args.max_prime)[0] for item in rollouts]
-
-
 def accuracy_metrics(problems: Sequence[Problem], verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """`eval/accuracy_{task}` for each task that has problems and their mean, `eval/accuracy`."""
+    """`eval/accuracy_{task}` for each task that has problems, and their mean, `eval/accuracy`."""
     metrics = {}
     for task in TASKS:
         own = [v for p, v in zip(problems, verdicts, strict=True) if p.task is task]
@@ -57,3 +45,52 @@ def accuracy_metrics(problems: Sequence[Problem], verdicts: Sequence[Verdict]) -
             metrics[f"eval/accuracy_{task}"] = correct / len(own)
     metrics["eval/accuracy"] = sum(metrics.values()) / len(metrics) if metrics else float("nan")
     return metrics
+
+
+class Evaluator:
+    """Asks one policy, within one range of primes."""
+
+    def __init__(self, policy: Policy, renderer: PromptRenderer, args: AZRArgs):
+        self.policy, self.renderer, self.args = policy, renderer, args
+        self.references = Random(f"{args.seed}/evaluation references")
+        self.sampling = torch.Generator().manual_seed(self.references.getrandbits(63))
+
+    @classmethod
+    def from_run(cls, run_dir: str | Path) -> "Evaluator":
+        """The newest checkpoint of a run, with that run's arguments."""
+        config = json.loads((Path(run_dir) / "config.json").read_text(encoding="utf-8"))
+        args = AZRArgs(**config["args"])
+        policy = load_pretrained(str(latest_checkpoint(run_dir)))
+        return cls(policy, PromptRenderer.for_policy(policy, args), args)
+
+    def propose(self, task: TaskType, *, temperature: float = 1.0) -> Rollout:
+        """One proposal, after references drawn at random from the problem space."""
+        args = self.args
+        references = generate_problems(
+            args.n_references, self.references, args.min_prime, args.max_prime, tasks=(task,)
+        )
+        (proposal,) = self._rollout([self.renderer.proposer(task, references)], temperature)
+        return proposal
+
+    def solve(self, problems: Sequence[Problem], *, temperature: float = 0.0) -> list[Rollout]:
+        """One answer to each problem, in order."""
+        return self._rollout([self.renderer.solver(problem) for problem in problems], temperature)
+
+    def judge(self, item: Rollout) -> tuple[Verdict, Problem | None]:
+        """The verdict, and the problem of a valid proposal."""
+        return judge_rollout(item, self.args.min_prime, self.args.max_prime)
+
+    def accuracy(self, problems: Sequence[Problem], *, temperature: float = 0.0) -> dict[str, float]:
+        """`accuracy_metrics` of one answer to each problem."""
+        answers = self.solve(problems, temperature=temperature)
+        return accuracy_metrics(problems, [self.judge(answer)[0] for answer in answers])
+
+    def _rollout(self, prompts: list[Prompt], temperature: float) -> list[Rollout]:
+        return rollout(
+            self.policy,
+            prompts,
+            max_new_tokens=self.args.max_response_tokens,
+            temperature=temperature,
+            max_rows=self.args.rollout_rows,
+            generator=self.sampling,
+        )
