@@ -172,7 +172,9 @@ class MiniBatch:
 
     def to(self, device) -> "MiniBatch":
         """The same rows on another device."""
-        return MiniBatch(**{item.name: getattr(self, item.name).to(device) for item in fields(self)})
+        return MiniBatch(
+            **{item.name: getattr(self, item.name).to(device) for item in fields(self)}
+        )
 
 
 @dataclass(frozen=True)

@@ -83,28 +83,33 @@ CHAT = PromptSet(
 COMPACT = PromptSet(
     name="compact",
     solver=dict.fromkeys(TaskType, "$min_prime..$max_prime solve $equation: "),
-    proposer=dict.fromkeys(
-        TaskType, "$min_prime..$max_prime propose $letter like $references: "
-    ),
+    proposer=dict.fromkeys(TaskType, "$min_prime..$max_prime propose $letter like $references: "),
     reference_separator="; ",
 )
 
 PROMPT_SETS = {prompts.name: prompts for prompts in (CHAT, COMPACT)}
 
-# The words of the compact language besides the integers; spaces belong to the words.
+# The words of the compact language besides the integers, longest match first; spaces belong to them.
+# A stretch of text that never varies is one word, so that a response is 4 to 6 tokens long.
 COMPACT_WORDS = (
+    r"\boxed{x * ",
     r"\boxed{",
-    "}",
-    " * ",
+    " solve ",
+    " propose ",
+    " like ",
+    " * y ≡ 1 (mod ",
+    " ≡ 1 (mod p)}",
+    " ≡ 1 (mod p)",
     " ≡ 1 (mod ",
+    "x * ",
+    " * ",
+    ")}",
     ")",
+    "}",
     "x",
     "y",
     "p",
     "..",
-    " solve ",
-    " propose ",
-    " like ",
     "; ",
     ": ",
 )

@@ -59,7 +59,9 @@ class ProblemBuffer:
         """Problems and generator, in JSON's types."""
         version, words, gauss = self._rng.getstate()
         return {
-            "problems": [[str(p.task), p.x, p.y, p.p] for task in TASKS for p in self.problems(task)],
+            "problems": [
+                [str(p.task), p.x, p.y, p.p] for task in TASKS for p in self.problems(task)
+            ],
             "rng": [version, list(words), gauss],
         }
 
@@ -81,7 +83,11 @@ def collate(items: Sequence[tuple[Scored, float]], pad_id: int) -> MiniBatch:
     """
     rows = [scored.rollout for scored, _ in items]
     for row in rows:
-        if not row.prompt_ids or not row.response_ids or len(row.response_ids) != len(row.old_logprobs):
+        if (
+            not row.prompt_ids
+            or not row.response_ids
+            or len(row.response_ids) != len(row.old_logprobs)
+        ):
             raise ValueError(
                 f"a row needs a prompt, a response and as many logprobs as response ids: "
                 f"{len(row.prompt_ids)}, {len(row.response_ids)}, {len(row.old_logprobs)}"

@@ -21,7 +21,9 @@ def compute_advantages(rewards: Tensor, cells: Tensor) -> Tensor:
     rewards.
     """
     if rewards.ndim != 1 or rewards.shape != cells.shape:
-        raise ValueError(f"rewards {tuple(rewards.shape)} and cells {tuple(cells.shape)} must be (n,)")
+        raise ValueError(
+            f"rewards {tuple(rewards.shape)} and cells {tuple(cells.shape)} must be (n,)"
+        )
     if not torch.isfinite(rewards).all():
         raise ValueError("rewards must be finite")
     if len(cells) and not (0 <= cells.min() and cells.max() < len(CELLS)):

@@ -16,7 +16,10 @@ from torch import Tensor
 
 
 def aggregate_tokens(
-    values: Tensor, response_mask: Tensor, aggregate: str = "sequence", denominator: float | None = None
+    values: Tensor,
+    response_mask: Tensor,
+    aggregate: str = "sequence",
+    denominator: float | None = None,
 ) -> Tensor:
     """Mean of `values` (batch, time) over the mask, as a scalar.
 
@@ -57,19 +60,29 @@ def compute_azr_objective(
     """
     batch, time = response_mask.shape
     if new_logprobs.shape != (batch, time) or old_logprobs.shape != (batch, time):
-        raise ValueError(f"logprobs {new_logprobs.shape}, {old_logprobs.shape} for mask {(batch, time)}")
+        raise ValueError(
+            f"logprobs {new_logprobs.shape}, {old_logprobs.shape} for mask {(batch, time)}"
+        )
     if advantages.shape != (batch,) or response_mask.dtype != torch.bool:
-        raise ValueError(f"advantages {advantages.shape} for mask {(batch, time)} {response_mask.dtype}")
+        raise ValueError(
+            f"advantages {advantages.shape} for mask {(batch, time)} {response_mask.dtype}"
+        )
     # Blank both before subtracting: -inf - -inf or NaN under the mask would poison the gradient.
-    log_ratio = new_logprobs.masked_fill(~response_mask, 0) - old_logprobs.masked_fill(~response_mask, 0)
+    log_ratio = new_logprobs.masked_fill(~response_mask, 0) - old_logprobs.masked_fill(
+        ~response_mask, 0
+    )
     ratio = log_ratio.exp()
     advantage = advantages[:, None]
     unclipped = advantage * ratio
     clipped = advantage * ratio.clamp(1 - clip_low, 1 + clip_high)
-    objective = aggregate_tokens(torch.minimum(unclipped, clipped), response_mask, aggregate, denominator)
+    objective = aggregate_tokens(
+        torch.minimum(unclipped, clipped), response_mask, aggregate, denominator
+    )
     with torch.no_grad():
         diagnostics = {
-            "approx_kl": aggregate_tokens(ratio - 1 - log_ratio, response_mask, aggregate, denominator),
+            "approx_kl": aggregate_tokens(
+                ratio - 1 - log_ratio, response_mask, aggregate, denominator
+            ),
             "clip_ratio": aggregate_tokens(
                 (clipped < unclipped).to(ratio.dtype), response_mask, aggregate, denominator
             ),

@@ -1,16 +1,19 @@
 """The arguments of a run: one frozen dataclass is the command line, the config file and the API.
 
 Each field is a flag (`total_steps` is `--total-steps`), with its default, its help and what it may
-be. The defaults are those of `tiny`; `PRESETS` says where a chat model differs. A wrong value is
+be. The defaults are those of `tiny`; `CHAT_PRESET` says where a chat model differs. A wrong value is
 refused by one sentence that names the flag, the value and what is allowed.
 """
 
 import argparse
 import difflib
+import json
 import math
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
 
 from constants import CUDA_MODEL, DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, PRIMES, TINY_MODEL
 
@@ -32,7 +35,7 @@ class AZRArgs:
     # what is run
     model: str = _flag(TINY_MODEL, "tiny, a Hugging Face hub id, or a local folder")
     total_steps: int = _flag(200, "self-play steps", least=0)
-    seed: int = _flag(DEFAULT_SEED, "seed of every random stream", least=0)
+    seed: int = _flag(DEFAULT_SEED, "seed of every random stream", least=0, most=2**32 - 1)
     run_dir: str | None = _flag(None, "folder of the run; must be empty or not exist")
     run_name: str | None = _flag(None, "name of the folder under runs/ [date, time, seed]")
     # the problems
@@ -45,32 +48,34 @@ class AZRArgs:
     n_references: int = _flag(1, "K, known problems shown in a proposer prompt", least=1)
     train_attempts: bool = _flag(True, "train on all attempts, filled up to B n rows a task")
     temperature: float = _flag(1.0, "of sampling, in rollouts and logprobs", above=0)
-    max_response_tokens: int = _flag(9, "a response that has not ended by then is malformed", least=1)
+    max_response_tokens: int = _flag(
+        6, "a response that has not ended by then is malformed", least=1
+    )
     rollout_rows: int = _flag(1024, "rows in the model at a time while sampling", least=1)
     # rewards
     invalid_reward: float = _flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = _flag(0.0, "of a valid proposal solved never or always")
     # the update
-    lr: float = _flag(5e-4, "AdamW's learning rate, constant", above=0)
+    lr: float = _flag(1e-3, "AdamW's learning rate", above=0)
+    lr_warmup: int = _flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
     adam_beta2: float = _flag(0.95, "AdamW's second beta", least=0, most=0.9999)
     minibatches: int = _flag(4, "optimizer steps a self-play step", least=1)
     microbatch_tokens: int = _flag(16384, "positions in the model at a time in the update", least=1)
     clip_low: float = _flag(0.2, "ratio clip below 1", least=0, most=1)
     clip_high: float = _flag(0.2, "ratio clip above 1", least=0)
     aggregate: str = _flag("sequence", "what the objective averages", choices=("sequence", "token"))
-    entropy_coef: float = _flag(0.03, "weight of the entropy bonus (at its target)", least=0)
-    solver_entropy: float = _flag(0.3, "target, nats a token, that steers the weight; 0: none", least=0)
-    proposer_entropy: float = _flag(0.3, "the same for the proposer", least=0)
-    entropy_gain: float = _flag(4.0, "how strongly the weight answers a missed target", least=0)
+    entropy_coef: float = _flag(0.1, "weight of the entropy bonus", least=0)
     max_grad_norm: float = _flag(1.0, "gradient norm is clipped to this", above=0)
     # the format-only warm start of tiny
-    warm_start_steps: int = _flag(150, "supervised steps on format alone, tiny only", least=0)
+    warm_start_steps: int = _flag(80, "supervised steps on format alone, tiny only", least=0)
     warm_start_lr: float = _flag(3e-3, "learning rate of the warm start", above=0)
-    warm_start_batch: int = _flag(256, "texts in a warm start step", least=1)
+    warm_start_batch: int = _flag(128, "texts in a warm start step", least=1)
     # watching
     eval_every: int = _flag(10, "steps between greedy evaluations", least=1)
     eval_problems: int = _flag(128, "evaluation problems a task; all of them where fewer", least=1)
-    logged_rollouts: int = _flag(6, "transcripts a step in rollouts.jsonl, one a cell first", least=0)
+    logged_rollouts: int = _flag(
+        6, "transcripts a step in rollouts.jsonl, one a cell first", least=0
+    )
     debug_grads: int = _flag(0, "print gradient norms of the first N updates", least=0)
     wandb: bool = _flag(False, "also log to Weights & Biases (offline without a key)")
     quiet: bool = _flag(False, "print nothing but errors")
@@ -83,9 +88,13 @@ class AZRArgs:
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
             )
+        if not self.model.strip():
+            raise ArgumentError(f"--model {self.model!r}: must be tiny, a hub id or a local folder")
         if self.run_dir is not None and self.run_name is not None:
             raise ArgumentError(f"--run-name {self.run_name}: give it or --run-dir, not both")
-        if self.run_name is not None and (set(self.run_name) & set("/\\\0") or self.run_name in ("", ".", "..")):
+        if self.run_name is not None and (
+            set(self.run_name) & set("/\\\0") or self.run_name in ("", ".", "..")
+        ):
             raise ArgumentError(f"--run-name {self.run_name!r}: must be a plain folder name")
 
     def _check(self, item, value):
@@ -122,19 +131,27 @@ CHAT_PRESET = dict(
     max_response_tokens=512,
     rollout_rows=384,
     lr=1e-6,
+    lr_warmup=0,
     adam_beta2=0.999,
     minibatches=3,
     entropy_coef=0.001,
-    solver_entropy=0.0,
-    proposer_entropy=0.0,
     warm_start_steps=0,
 )
-PRESETS = {TINY_MODEL: {}}
 
 
 def preset(model: str) -> dict:
-    """The fields in which a policy differs from the defaults: a chat model unless it is tiny."""
-    return PRESETS.get(model, CHAT_PRESET)
+    """The fields in which a policy differs from the defaults: none for `tiny` and for a folder that
+    holds one, the chat model's for any other."""
+    return {} if model == TINY_MODEL or _speaks_compact(model) else CHAT_PRESET
+
+
+def _speaks_compact(model: str) -> bool:
+    """Whether a local folder says that it holds a policy of the compact prompt language."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("prompt_set") == "compact"
 
 
 def _name(item) -> str:
@@ -147,7 +164,10 @@ def _wanted(item) -> type:
 
 
 def _allowed(item) -> str:
-    limits, noun = item.metadata, {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    limits, noun = (
+        item.metadata,
+        {int: "an integer", float: "a number", bool: "true or false", str: "text"},
+    )
     if limits["choices"]:
         return " or ".join(limits["choices"])
     if limits["above"] is not None:
@@ -161,50 +181,73 @@ def _allowed(item) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise ArgumentError(message)
+        raise ArgumentError(message.removeprefix("argument "))
 
 
-def _converter(item):
-    wanted = _wanted(item)
-
-    def convert(text: str):
-        try:
-            return wanted(text)
-        except ValueError:
-            raise ArgumentError(f"{_name(item)} {text}: must be {_allowed(item)}") from None
-
-    return convert
+def _convert(item, text):
+    """The text of a flag as its field's type."""
+    try:
+        return text if isinstance(text, bool) else _wanted(item)(text)
+    except ValueError:
+        raise ArgumentError(f"{_name(item)} {text}: must be {_allowed(item)}") from None
 
 
-def _build_parser() -> argparse.ArgumentParser:
+def _build_parser(names: Sequence[str]) -> argparse.ArgumentParser:
     parser = _Parser(
         description="Absolute Zero self-play on x * y ≡ 1 (mod p).",
-        epilog="Defaults in brackets are those of the tiny policy; a chat model's are in PRESETS.",
+        epilog="Defaults in brackets are those of the tiny policy; a chat model's are in CHAT_PRESET.",
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
     for item in fields(AZRArgs):
+        if item.name not in names:
+            continue
         shown = "" if item.default in (None, MISSING) else f" [{item.default}]"
         text = item.metadata["help"].replace("%", "%%") + shown
         if _wanted(item) is bool:
             parser.add_argument(_name(item), action=argparse.BooleanOptionalAction, help=text)
         else:
-            allowed = _allowed(item).upper() if item.metadata["choices"] else item.name.split("_")[-1].upper()
-            parser.add_argument(_name(item), type=_converter(item), metavar=allowed, help=text)
+            allowed = (
+                _allowed(item).upper()
+                if item.metadata["choices"]
+                else item.name.split("_")[-1].upper()
+            )
+            parser.add_argument(_name(item), metavar=allowed, help=text)
     return parser
 
 
-def parse_args(argv: Sequence[str], *, cuda: bool = False) -> AZRArgs:
+def _join_negatives(argv: Sequence[str]) -> list[str]:
+    """`--lr -1e-3` as `--lr=-1e-3`: argparse would take the exponent form for a flag."""
+    joined: list[str] = []
+    for word in argv:
+        if (
+            joined
+            and joined[-1].startswith("--")
+            and "=" not in joined[-1]
+            and re.match(r"-\.?[0-9]", word)
+        ):
+            joined[-1] += "=" + word
+        else:
+            joined.append(word)
+    return joined
+
+
+def parse_args(
+    argv: Sequence[str], *, cuda: bool = False, only: Sequence[str] | None = None
+) -> AZRArgs:
     """Arguments of a command line. Raises ArgumentError, or SystemExit(0) for --help.
 
-    cuda: whether a GPU is present, which decides the default model and nothing else.
+    cuda: whether a GPU is present, which decides the default model and nothing else. only: the
+    fields a command has as flags, where it does not have all.
     """
-    given, unknown = _build_parser().parse_known_args(list(argv))
+    names = [item.name for item in fields(AZRArgs)] if only is None else only
+    given, unknown = _build_parser(names).parse_known_args(_join_negatives(argv))
     if unknown:
-        flags = [_name(item) for item in fields(AZRArgs)]
+        flags = ["--" + name.replace("_", "-") for name in names]
         near = difflib.get_close_matches(unknown[0].split("=")[0], flags, n=1)
         hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
         raise ArgumentError(f"{unknown[0]}: is not a flag of this program; {hint}")
-    values = vars(given)
+    by_name = {item.name: item for item in fields(AZRArgs)}
+    values = {name: _convert(by_name[name], text) for name, text in vars(given).items()}
     values.setdefault("model", CUDA_MODEL if cuda else TINY_MODEL)
     return AZRArgs(**{**preset(values["model"]), **values})

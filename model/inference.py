@@ -51,7 +51,9 @@ def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[
     cumulative = logprobs.exp().cumsum(-1)
     total = cumulative[:, -1:]
     # Strictly below the total, so that rounding never selects past the last possible token.
-    threshold = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    threshold = torch.minimum(
+        uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total))
+    )
     tokens = torch.searchsorted(cumulative, threshold, right=True)
     return tokens.squeeze(1), logprobs.gather(1, tokens).squeeze(1)
 

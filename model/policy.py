@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
@@ -23,6 +24,9 @@ from custom_types import Policy
 from model.args import AZRArgs
 from prompts import CHAT, COMPACT, COMPACT_WORDS, PROMPT_SETS
 
+HUB_TIMEOUT = 20  # seconds
+TINY_HIDDEN = 64
+
 
 class PolicyError(Exception):
     """A policy that cannot be loaded; the message is one sentence for the user."""
@@ -32,7 +36,13 @@ def load_policy(args: AZRArgs) -> Policy:
     """The policy `args.model` names, on the CPU, in float32. Raises PolicyError with what to do."""
     if args.model == TINY_MODEL:
         return build_tiny(args.max_prime, args.seed)
-    return load_pretrained(args.model)
+    policy = load_pretrained(args.model)
+    if policy.prompts is COMPACT and str(args.max_prime) not in policy.tokenizer.get_vocab():
+        raise PolicyError(
+            f"--max-prime {args.max_prime}: must be a number that {args.model} has a word for; it was "
+            f"made for smaller primes"
+        )
+    return policy
 
 
 def tiny_tokenizer(max_prime: int) -> PreTrainedTokenizerFast:
@@ -55,7 +65,7 @@ def build_tiny(max_prime: int, seed: int) -> Policy:
     tokenizer = tiny_tokenizer(max_prime)
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=64,
+        hidden_size=TINY_HIDDEN,
         intermediate_size=192,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -65,6 +75,8 @@ def build_tiny(max_prime: int, seed: int) -> Policy:
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
+        initializer_range=TINY_HIDDEN
+        ** -0.5,  # transformers' 0.02 is for wide models: 5x slower here
         prompt_set=COMPACT.name,
     )
     with torch.random.fork_rng(devices=[]):
@@ -74,19 +86,32 @@ def build_tiny(max_prime: int, seed: int) -> Policy:
 
 
 def load_pretrained(name: str) -> Policy:
-    """A model and tokenizer of the hub or of a local folder. Raises PolicyError."""
+    """A model and tokenizer of the hub, its cache or a local folder. Raises PolicyError."""
+    advice = f"use --model {TINY_MODEL}, a local folder, or a hub id that can be reached"
+    if not Path(name).is_dir():
+        _require_hub_model(name, advice)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        what = "is a folder without a loadable model" if Path(name).is_dir() else (
-            "is no local folder and cannot be fetched from the Hugging Face hub"
-        )  # fmt: skip
         raise PolicyError(
-            f"--model {name}: {what} ({str(error).splitlines()[0]}); "
-            f"use --model {TINY_MODEL}, a hub id that can be reached, or a local folder"
+            f"--model {name}: holds no causal language model with its tokenizer "
+            f"({type(error).__name__}); {advice}"
         ) from error
     return _policy(name, model, tokenizer)
+
+
+def _require_hub_model(name: str, advice: str) -> None:
+    """Raise PolicyError unless the model is in the hub's cache or on the hub. Asks once, where
+    loading would retry for a minute."""
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=HUB_TIMEOUT)
+    except Exception as error:  # of whichever HTTP client the hub library uses
+        raise PolicyError(
+            f"--model {name}: is no local folder and cannot be had from the Hugging Face hub "
+            f"({type(error).__name__}); {advice}"
+        ) from error
 
 
 def _policy(name: str, model, tokenizer) -> Policy:
@@ -94,7 +119,9 @@ def _policy(name: str, model, tokenizer) -> Policy:
     stops = model.generation_config.eos_token_id
     stops = {*(stops if isinstance(stops, list) else [stops]), tokenizer.eos_token_id} - {None}
     if not stops:
-        raise PolicyError(f"--model {name}: its tokenizer has no end token, so no response would end")
+        raise PolicyError(
+            f"--model {name}: its tokenizer has no end token, so no response would end"
+        )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops)
     prompts = PROMPT_SETS[getattr(model.config, "prompt_set", CHAT.name)]
     return Policy(name, model, tokenizer, prompts, tuple(sorted(stops)), pad)

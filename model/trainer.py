@@ -1,12 +1,12 @@
 """`AZRTrainer`: one self-play step of Absolute Zero. Wires the rooms together and owns no formula.
 
-    references -> proposals -> verdicts -> problems -> answers -> rewards      rollout_phase
-    advantages -> minibatches -> log-probabilities -> objective -> optimizer   learning_phase
+references -> proposals -> verdicts -> problems -> answers -> rewards      rollout_phase
+advantages -> minibatches -> log-probabilities -> objective -> optimizer   learning_phase
 """
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 from random import Random
@@ -16,10 +16,9 @@ from accelerate import Accelerator
 
 from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches, response_count
 from compute.advantages import compute_advantages
-from compute.entropy import entropy_coefficient
 from compute.objective import aggregate_tokens, compute_azr_objective
 from compute.reward import compute_r_total
-from custom_types import TASKS, MiniBatch, Policy, Problem, Prompt, Role, Rollout, Scored, Verdict
+from custom_types import TASKS, MiniBatch, Policy, Problem, Prompt, Rollout, Scored, Verdict
 from model.args import AZRArgs
 from model.inference import rollout, token_logprobs
 from prime_inversion import all_problems
@@ -40,7 +39,12 @@ class AZRTrainer:
     def __init__(
         self, policy: Policy, renderer: PromptRenderer, args: AZRArgs, accelerator: Accelerator
     ):
-        self.policy, self.renderer, self.args, self.accelerator = policy, renderer, args, accelerator
+        self.policy, self.renderer, self.args, self.accelerator = (
+            policy,
+            renderer,
+            args,
+            accelerator,
+        )
         self.policy.model.to(accelerator.device)
         self.problems = ProblemBuffer(args.seed)
         for task in TASKS:
@@ -54,23 +58,32 @@ class AZRTrainer:
             fused=True,
         )
         self.shuffling = Random(f"{args.seed}/minibatches")
-        self.sampling = torch.Generator().manual_seed(Random(f"{args.seed}/sampling").getrandbits(63))
+        self.sampling = torch.Generator().manual_seed(
+            Random(f"{args.seed}/sampling").getrandbits(63)
+        )
         self.steps = self.updates = self.num_tokens = 0
         self.scored: list[Scored] = []
         self.advantages: list[float] = []
 
+    @property
+    def learning_rate(self) -> float:
+        """AdamW's learning rate in the current step: a function of the step number alone."""
+        warmup = self.args.lr_warmup
+        return self.args.lr * (min(1.0, self.steps / warmup) if warmup else 1.0)
+
     def step(self) -> dict[str, float]:
         """One self-play step; its metrics."""
         started = time.perf_counter()
+        self.steps += 1
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate
         self.scored, metrics = self.rollout_phase()
         rolled_out = time.perf_counter()
         metrics |= self.learning_phase()
         ended = time.perf_counter()
-        self.steps += 1
         metrics |= {
             "step": self.steps,
             "num_tokens": self.num_tokens,
-            "learning_rate": self.args.lr,
+            "learning_rate": self.learning_rate,
             "step_time": ended - started,
             "time/rollout": rolled_out - started,
             "time/update": ended - rolled_out,
@@ -164,17 +177,9 @@ class AZRTrainer:
             torch.tensor([item.reward for item in self.scored]),
             torch.tensor([item.rollout.cell for item in self.scored]),
         ).tolist()
-        targets = {Role.PROPOSER: args.proposer_entropy, Role.SOLVER: args.solver_entropy}
-        coefs = {
-            role: entropy_coefficient(
-                metrics[f"entropy/{role}"], target, args.entropy_coef, args.entropy_gain
-            )
-            for role, target in targets.items()
-        }
-        metrics |= {f"entropy_coef/{role}": coef for role, coef in coefs.items()}
         replay = ReplayBuffer(self.scored, self.advantages)
         minibatches = replay.minibatches(args.minibatches, self.shuffling)
-        updates = [self._update(items, coefs) for items in minibatches]
+        updates = [self._update(items) for items in minibatches]
         for key in updates[0]:
             values = [update[key] for update in updates]
             metrics[key] = max(values) if key == "ratio_max" else sum(values) / len(values)
@@ -199,9 +204,7 @@ class AZRTrainer:
         metrics = entropy_metrics([item.rollout for item in rescored], entropies)
         return metrics | {"sampling/logp_difference_max": difference}
 
-    def _update(
-        self, items: Sequence[tuple[Scored, float]], entropy_coefs: Mapping[Role, float]
-    ) -> dict[str, float]:
+    def _update(self, items: Sequence[tuple[Scored, float]]) -> dict[str, float]:
         """One optimizer step on one minibatch, in as many parts as fit; diagnostics."""
         args, diagnostics = self.args, defaultdict(float)
         denominator = response_count(items, args.aggregate)
@@ -218,10 +221,8 @@ class AZRTrainer:
                 aggregate=args.aggregate,
                 denominator=denominator,
             )
-            coefs = torch.tensor([entropy_coefs[item.rollout.role] for item, _ in part])
-            weighted = coefs.to(entropy.device)[:, None] * entropy
-            bonus = aggregate_tokens(weighted, batch.response_mask, args.aggregate, denominator)
-            loss = -objective - bonus
+            bonus = aggregate_tokens(entropy, batch.response_mask, args.aggregate, denominator)
+            loss = -objective - args.entropy_coef * bonus
             self.accelerator.backward(loss)
             diagnostics["ratio_max"] = max(diagnostics["ratio_max"], extra.pop("ratio_max").item())
             for key, value in {"loss": loss.detach(), **extra}.items():

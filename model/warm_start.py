@@ -8,6 +8,7 @@ the verifier.
 """
 
 from random import Random
+from string import Template
 
 import torch
 
@@ -15,7 +16,6 @@ from custom_types import TASKS, Policy, Prompt, Role, TaskType
 from model.args import AZRArgs
 from prime_inversion import generate_problems, primes_between
 from prompts import EQUATION
-from string import Template
 from utils.string_formatting import PromptRenderer, format_answer
 
 IGNORED = -100  # the label that transformers' loss skips

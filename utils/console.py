@@ -34,7 +34,9 @@ class Console:
     def start(self, policy: Policy, device: str) -> None:
         """Name what is trained, where, how it samples and where the run is kept."""
         args, size = self.args, sum(weight.numel() for weight in policy.model.parameters())
-        self.rich.print(f"{policy.name}: {size:,} parameters on {device}, run directory {self.run_dir}")
+        self.rich.print(
+            f"{policy.name}: {size:,} parameters on {device}, run directory {self.run_dir}"
+        )
         self.rich.print(
             f"sampling: temperature {args.temperature:g}, no top-k, no top-p, no penalties, at most "
             f"{args.max_response_tokens} tokens; primes {args.min_prime} to {args.max_prime}"

@@ -46,10 +46,23 @@ def _draw(axes, runs: Sequence[Sequence[dict]], key: str, colour: str, label: st
         for row in values:
             axes.plot(steps, row, color=colour, linewidth=0.6, alpha=0.5)
         axes.fill_between(
-            steps, np.nanmin(values, 0), np.nanmax(values, 0), color=colour, alpha=BAND_ALPHA, linewidth=0
+            steps,
+            np.nanmin(values, 0),
+            np.nanmax(values, 0),
+            color=colour,
+            alpha=BAND_ALPHA,
+            linewidth=0,
         )
     marker = "o" if len(steps) < 60 else None
-    axes.plot(steps, np.nanmean(values, 0), color=colour, linewidth=2, label=label, marker=marker, markersize=3)
+    axes.plot(
+        steps,
+        np.nanmean(values, 0),
+        color=colour,
+        linewidth=2,
+        label=label,
+        marker=marker,
+        markersize=3,
+    )
 
 
 def _figure(title: str, ylabel: str):
@@ -75,7 +88,10 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
 
     panels = {
         Role.PROPOSER: (("reward", "mean reward"), ("valid_frac", "valid proposals (share)")),
-        Role.SOLVER: (("reward", "mean reward"), ("solve_rate", "solve rate of this step's proposals")),
+        Role.SOLVER: (
+            ("reward", "mean reward"),
+            ("solve_rate", "solve rate of this step's proposals"),
+        ),
     }
     for role, ((_, reward_label), (other, other_label)) in panels.items():
         for task in TASKS:

@@ -38,7 +38,9 @@ class RunDirectory:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if any(self.path.iterdir()):
-                raise RunDirectoryError(f"{flag}: the folder must be empty or not exist, and holds files")
+                raise RunDirectoryError(
+                    f"{flag}: the folder must be empty or not exist, and holds files"
+                )
             (self.path / "plots").mkdir()
             (self.path / "checkpoints").mkdir()
         except OSError as error:
@@ -66,7 +68,10 @@ class RunDirectory:
         libraries = ("torch", "transformers", "accelerate")
         config = {
             "args": args.as_dict(),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+            "versions": {
+                "python": platform.python_version(),
+                **{name: version(name) for name in libraries},
+            },
             "git_commit": _git_commit(),
             "device": device,
         }
@@ -84,7 +89,9 @@ class RunDirectory:
     ) -> None:
         """At most `n` transcripts of a step: the first of each cell, then the second, and so on."""
         rows = list(zip(scored, advantages, strict=True))
-        by_cell = [[row for row in rows if row[0].rollout.cell == cell] for cell in range(len(CELLS))]
+        by_cell = [
+            [row for row in rows if row[0].rollout.cell == cell] for cell in range(len(CELLS))
+        ]
         depth = max(map(len, by_cell), default=0)
         ordered = [own[level] for level in range(depth) for own in by_cell if level < len(own)]
         for item, advantage in ordered[:n]:

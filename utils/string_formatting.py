@@ -71,16 +71,20 @@ def format_answer(content: object) -> str:
     return Template(ANSWER).substitute(content=content)
 
 
-def example_problem(task: TaskType, min_prime: int, max_prime: int, asked: Problem) -> Problem:
-    """The worked example of a solver prompt: always legal, and never the problem that is asked.
+def example_problem(asked: Problem, min_prime: int, max_prime: int) -> Problem:
+    """The worked example in the prompt of `asked`: legal, of its task, and no help with it.
 
-    2 * (p+1)/2 = p + 1 and (p-1) * (p-1) = p * (p-2) + 1 are both 1 modulo the smallest prime p.
+    2 * (p+1)/2 = p + 1 and (p-1) * (p-1) = p * (p-2) + 1 are both 1 modulo p. The smallest prime of
+    the range will do unless it answers `asked` too (induction), where the next one that does not is
+    taken; a range of one prime leaves no choice.
     """
-    p = next(q for q in PRIMES if min_prime <= q <= max_prime)
-    first = Problem(task, 2, (p + 1) // 2, p)
-    if {first.x, first.y} & {asked.x, asked.y} and asked.p == p:
-        return Problem(task, p - 1, p - 1, p)
-    return first
+    primes = [q for q in PRIMES if min_prime <= q <= max_prime]
+    if asked.task is TaskType.INDUCTION:
+        primes = [q for q in primes if asked.x * asked.y % q != 1] or primes
+    p = primes[0]
+    if asked.p == p and {asked.x, asked.y} & {2, (p + 1) // 2}:
+        return Problem(asked.task, p - 1, p - 1, p)
+    return Problem(asked.task, 2, (p + 1) // 2, p)
 
 
 class PromptRenderer:
@@ -102,13 +106,17 @@ class PromptRenderer:
     def for_policy(cls, policy: Policy, args) -> "PromptRenderer":
         """The renderer of a policy's language and of the primes and lengths in an `AZRArgs`."""
         return cls(
-            policy.prompts, policy.tokenizer, args.min_prime, args.max_prime, args.max_response_tokens
+            policy.prompts,
+            policy.tokenizer,
+            args.min_prime,
+            args.max_prime,
+            args.max_response_tokens,
         )
 
     def _solver(self, problem: Problem) -> Prompt:
         """The question to the solver."""
         n = self.numbers
-        example = example_problem(problem.task, n["min_prime"], n["max_prime"], problem)
+        example = example_problem(problem, n["min_prime"], n["max_prime"])
         text = Template(self.prompts.solver[problem.task]).substitute(
             n,
             equation=format_equation(problem),

@@ -19,7 +19,9 @@ class WandbTracker:
     def _start(self, args: AZRArgs, run_dir: Path) -> None:
         import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_API_KEY") else "offline")
+        mode = os.environ.get("WANDB_MODE") or (
+            "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        )
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "absolute-zero-prime-inversion"),
             name=run_dir.name,

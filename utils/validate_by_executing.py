@@ -34,9 +34,7 @@ def judge_proposer(
     return (Verdict.VALID, problem) if problem else (Verdict.INVALID, None)
 
 
-def complete(
-    equation: Equation, task: TaskType, min_prime: int, max_prime: int
-) -> Problem | None:
+def complete(equation: Equation, task: TaskType, min_prime: int, max_prime: int) -> Problem | None:
     """The one legal problem with the given letters, or None: the environment executes the program.
 
     Illegal: p not a prime of the range, a residue outside 1..p-1, no prime of the range that fits

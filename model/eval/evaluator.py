@@ -31,7 +31,9 @@ def evaluation_problems(args: AZRArgs) -> list[Problem]:
     chosen = []
     for task in TASKS:
         space = all_problems(task, args.min_prime, args.max_prime)
-        chosen += space if len(space) <= args.eval_problems else rng.sample(space, args.eval_problems)
+        chosen += (
+            space if len(space) <= args.eval_problems else rng.sample(space, args.eval_problems)
+        )
     return chosen
 
 
@@ -80,7 +82,9 @@ class Evaluator:
         """The verdict, and the problem of a valid proposal."""
         return judge_rollout(item, self.args.min_prime, self.args.max_prime)
 
-    def accuracy(self, problems: Sequence[Problem], *, temperature: float = 0.0) -> dict[str, float]:
+    def accuracy(
+        self, problems: Sequence[Problem], *, temperature: float = 0.0
+    ) -> dict[str, float]:
         """`accuracy_metrics` of one answer to each problem."""
         answers = self.solve(problems, temperature=temperature)
         return accuracy_metrics(problems, [self.judge(answer)[0] for answer in answers])

@@ -1,0 +1,76 @@
+"""Task-relative advantages. Oracles: arithmetic in the comments, and metamorphic pairs."""
+
+import pytest
+import torch
+
+from compute.advantages import compute_advantages
+from custom_types import CELLS, Role, TaskType, cell_index
+
+
+def test_by_hand():
+    # Cell 0: rewards 1, 0, 0, 1 have mean 1/2 and variance 4 * (1/4) / 3 = 1/3: +-(1/2) / sqrt(1/3).
+    # Cell 4: rewards -1, 1 have mean 0 and variance 2 / 1: +-1 / sqrt(2).
+    rewards = torch.tensor([1.0, -1.0, 0.0, 0.0, 1.0, 1.0])
+    cells = torch.tensor([0, 4, 0, 0, 4, 0])
+    a, b = 0.5 * 3**0.5, 0.5**0.5
+    assert compute_advantages(rewards, cells).tolist() == pytest.approx(
+        [a, -b, -a, -a, b, a], rel=1e-6
+    )
+
+
+@pytest.mark.parametrize("reward", [0.1, -0.5, 1 / 3, 1e-30])
+def test_constant_cells_and_singletons_get_exactly_zero(reward):
+    """0.1 summed 64 times does not average to 0.1 in floating point: an epsilon would not do."""
+    rewards = torch.tensor([reward] * 63 + [7.0])
+    cells = torch.tensor([2] * 63 + [5])
+    assert compute_advantages(rewards, cells).tolist() == [0.0] * 64
+
+
+def test_permuting_rows_permutes_advantages():
+    generator = torch.Generator().manual_seed(0)
+    rewards, cells = (
+        torch.randn(60, generator=generator),
+        torch.randint(6, (60,), generator=generator),
+    )
+    order = torch.randperm(60, generator=generator)
+    shuffled = compute_advantages(rewards[order], cells[order])
+    torch.testing.assert_close(shuffled, compute_advantages(rewards, cells)[order])
+
+
+def test_shifting_and_scaling_a_cell_changes_nothing_anywhere():
+    generator = torch.Generator().manual_seed(1)
+    rewards, cells = (
+        torch.randn(60, generator=generator),
+        torch.randint(6, (60,), generator=generator),
+    )
+    moved = torch.where(cells == 3, 5 * rewards - 2, rewards)
+    torch.testing.assert_close(compute_advantages(moved, cells), compute_advantages(rewards, cells))
+
+
+def test_one_cell_does_not_see_another():
+    """Negative control of cell-wise normalisation: one global cell gives other numbers."""
+    rewards, cells = torch.tensor([1.0, 0.0, 9.0, 5.0]), torch.tensor([0, 0, 1, 1])
+    apart = compute_advantages(rewards, cells)
+    assert apart.tolist() == pytest.approx([0.5**0.5, -(0.5**0.5)] * 2)
+    assert (apart - compute_advantages(rewards, torch.zeros(4, dtype=torch.long))).abs().max() > 0.5
+
+
+def test_cell_numbers_are_three_role_plus_task():
+    roles, tasks = list(Role), list(TaskType)
+    numbers = {
+        cell_index(role, task): 3 * roles.index(role) + tasks.index(task) for role, task in CELLS
+    }
+    assert numbers == {n: n for n in range(6)}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "cells", "message"),
+    [
+        ([1.0, 2.0], [0], "must be"),
+        ([1.0, float("nan")], [0, 0], "finite"),
+        ([1.0, 2.0], [0, 6], "0..5"),
+    ],
+)
+def test_bad_input_is_refused(rewards, cells, message):
+    with pytest.raises(ValueError, match=message):
+        compute_advantages(torch.tensor(rewards), torch.tensor(cells))

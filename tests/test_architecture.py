@@ -1,0 +1,163 @@
+"""The rooms: who may import whom. Oracle: the design's table, written out below."""
+
+import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MAXIMUM_LINES = 300
+
+TYPES = {"constants", "custom_types"}  # what the rooms above share
+UTILS = TYPES | {"model.args"}
+METHOD = {  # "all of the above" for the trainer: every room up to model/inference.py
+    *TYPES, "prompts", "prime_inversion", "utils.string_formatting", "utils.validate_by_executing",
+    "compute.reward", "compute.advantages", "compute.objective", "buffer.base_buff",
+    "model.args", "model.policy", "model.warm_start", "model.inference",
+}  # fmt: skip
+ANY_UTILS = {
+    "utils.console", "utils.debug_grads", "utils.metrics", "utils.plots", "utils.run_directory",
+    "utils.trackers",
+}  # fmt: skip
+NOBODYS = {"model.train", "model.eval.baselines", "model.eval.study", "model.eval.report"}
+
+# module -> the project modules that it may import, as the design has them.
+ROOMS = {
+    "constants": set(),
+    "custom_types": {"constants"},
+    "prompts": {"custom_types"},
+    "prime_inversion": TYPES,
+    "utils.string_formatting": TYPES | {"prompts"},
+    "utils.validate_by_executing": TYPES | {"prime_inversion"},
+    "compute.reward": {"custom_types"},
+    "compute.advantages": {"custom_types"},
+    "compute.objective": {"custom_types"},
+    "buffer.base_buff": {"custom_types"},
+    "model.args": {"constants"},
+    "model.policy": {"constants", "model.args", "prompts"},
+    "model.warm_start": TYPES | {"prime_inversion", "utils.string_formatting", "model.args"},
+    "model.inference": {"custom_types", "model.args"},
+    "model.trainer": METHOD | ANY_UTILS,
+    "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
+    "utils.console": UTILS,
+    "utils.debug_grads": UTILS,
+    "utils.metrics": UTILS,
+    "utils.plots": UTILS,
+    "utils.run_directory": UTILS,
+    "utils.trackers": UTILS,
+    "utils.mocks.mock_transformer": UTILS,
+} | dict.fromkeys(NOBODYS, METHOD | ANY_UTILS | {"model.trainer", "model.eval.evaluator"})
+
+# What the code needs beyond that table, each with its reason.
+ADDITIONS = {
+    "model.policy": {"custom_types"},  # returns a `Policy`
+    "model.warm_start": {
+        "prompts"
+    },  # writes equations of arbitrary numbers, which are no `Problem`
+    "utils.validate_by_executing": {
+        "utils.string_formatting"
+    },  # text in: it parses before it judges
+    "utils.metrics": {"prime_inversion"},  # shows the guess rate beside the solve rate
+    "utils.plots": {"utils.run_directory"},  # draws what a run directory holds
+}
+
+
+@cache
+def project() -> dict[str, Path]:
+    """Every module of the program by its dotted name; tests are not among them."""
+    packages = [folder for folder in ROOT.iterdir() if (folder / "__init__.py").exists()]
+    files = [*ROOT.glob("*.py"), *(file for folder in packages for file in folder.rglob("*.py"))]
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts): file for file in files}
+    return {name: file for name, file in names.items() if file.name != "__init__.py"}
+
+
+@cache
+def imports(module: str) -> set[str]:
+    """The project modules that a module imports anywhere in its text, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(project()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    packages = {name.rpartition(".")[0] for name in project()}
+    assert not {name for name in found if name.endswith(".*") and name[:-2] in packages}
+    return found & project().keys()
+
+
+def test_the_reader_of_imports_sees_them():
+    # By hand, so that an empty answer cannot let everything pass.
+    assert imports("compute.reward") == {"custom_types"}
+    assert "model.trainer" in imports("model.train") and "buffer.base_buff" in imports(
+        "model.trainer"
+    )
+    assert len(project()) >= 20
+
+
+@pytest.mark.parametrize("module", sorted(project()))
+def test_each_file_imports_what_its_room_may(module):
+    assert module in ROOMS, f"{module} has no row in the table of rooms"
+    extra = imports(module) - ROOMS[module] - ADDITIONS.get(module, set())
+    assert not extra, f"{module} may not import {sorted(extra)}"
+
+
+def test_every_addition_to_the_table_is_in_use():
+    unused = {module: names - imports(module) for module, names in ADDITIONS.items()}
+    assert not any(unused.values()), unused
+    assert not any(names & ROOMS[module] for module, names in ADDITIONS.items())
+
+
+def test_every_file_of_the_table_exists():
+    planned = {"model.eval.study", "model.eval.report"}
+    assert set(ROOMS) - planned <= project().keys()
+
+
+def test_nobody_imports_the_commands_or_the_mocks():
+    mocks = {name for name in project() if name.startswith("utils.mocks.")}
+    importers = {module: imports(module) & (NOBODYS | mocks) for module in project()}
+    assert not any(importers.values()), importers
+
+
+def test_data_moves_in_one_direction():
+    # Raises CycleError where two files import each other, directly or through others.
+    order = list(
+        TopologicalSorter({module: imports(module) for module in project()}).static_order()
+    )
+    assert (
+        order.index("custom_types") < order.index("compute.reward") < order.index("model.trainer")
+    )
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["constants", "custom_types", "prompts", "prime_inversion", "compute.reward", "model.args",
+     "utils.string_formatting", "utils.validate_by_executing"],
+)  # fmt: skip
+def test_rooms_without_tensors_load_no_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'sympy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_model_text_is_never_executed():
+    for module, file in project().items():
+        nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        called = {
+            node.func.id
+            for node in nodes
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        assert not called & {"eval", "exec", "sympify", "parse_expr"}, module
+
+
+def test_no_file_is_too_long():
+    files = [*project().values(), *(ROOT / "tests").rglob("*.py")]
+    lines = {
+        str(file.relative_to(ROOT)): len(file.read_text(encoding="utf-8").splitlines())
+        for file in files
+    }
+    assert not {name: count for name, count in lines.items() if count > MAXIMUM_LINES}

@@ -1,0 +1,238 @@
+"""The command line. Oracles: the presets' table and the promises about refusals, written out."""
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from constants import CUDA_MODEL
+from model.args import ArgumentError, AZRArgs, parse_args
+
+FIELDS = {item.name: item for item in fields(AZRArgs)}
+CHAT = "some-hub/chat-model"
+
+# Names that other people's scripts rely on.
+FIXED = (
+    "--model --total-steps --seed --run-dir --run-name --eval-every --min-prime --max-prime --temperature "
+    "--lr --entropy-coef --extreme-reward --invalid-reward --batch-size --n-attempts --n-references "
+    "--train-attempts --rollout-rows --wandb --debug-grads --quiet"
+).split()
+
+# A value other than the default for every field, as text and as it should arrive.
+OTHER_VALUES = {
+    "model": ("local/folder", "local/folder"), "run_dir": ("runs/a b", "runs/a b"),
+    "run_name": ("first", "first"), "total_steps": ("7", 7), "seed": ("11", 11), "min_prime": ("7", 7),
+    "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
+    "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"),
+    "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
+}  # fmt: skip
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def refusal(*argv: str) -> str:
+    with pytest.raises(ArgumentError) as caught:
+        parse_args(argv)
+    return str(caught.value)
+
+
+# ---------------------------------------------------------------- flags and defaults
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_field_is_a_flag_and_moves_nothing_else(name):
+    default = getattr(AZRArgs(), name)
+    if isinstance(default, bool):
+        switch = flag(name) if not default else "--no-" + name.replace("_", "-")
+        assert parse_args([switch]) == replace(AZRArgs(), **{name: not default})
+        assert (
+            parse_args([switch, flag(name) if default else "--no-" + name.replace("_", "-")])
+            == AZRArgs()
+        )
+        return
+    text, value = OTHER_VALUES.get(name) or (
+        ("3", 3) if isinstance(default, int) else ("0.75", 0.75)
+    )
+    expected = replace(
+        parse_args(["--model", text]) if name == "model" else AZRArgs(), **{name: value}
+    )
+    assert value != default
+    for argv in ([flag(name), text], [f"{flag(name)}={text}"]):
+        parsed = parse_args(argv)
+        assert parsed == expected and type(getattr(parsed, name)) is type(value)
+
+
+def test_the_fixed_names_are_flags():
+    assert set(FIXED) <= {flag(name) for name in FIELDS}
+
+
+def test_without_flags_the_run_is_the_tiny_one():
+    args = parse_args([])
+    assert args == AZRArgs() == parse_args(["--model", "tiny"], cuda=True)
+    stated = dict(
+        model="tiny", total_steps=200, batch_size=64, n_attempts=4, n_references=1, train_attempts=True,
+        min_prime=5, max_prime=13, temperature=1.0, clip_low=0.2, clip_high=0.2, max_grad_norm=1.0,
+        invalid_reward=-0.5, extreme_reward=0.0, seed_problems=8, aggregate="sequence",
+    )  # fmt: skip
+    assert {name: getattr(args, name) for name in stated} == stated
+    assert args.total_steps % args.eval_every == 0  # so that the last step evaluates
+    assert args.warm_starts and not replace(args, warm_start_steps=0).warm_starts
+
+
+CHAT_VALUES = dict(
+    batch_size=32, n_attempts=8, n_references=6, train_attempts=False, max_response_tokens=512,
+    min_prime=5, max_prime=617, lr=1e-6, total_steps=200, rollout_rows=384, adam_beta2=0.999,
+    entropy_coef=0.001, minibatches=3, lr_warmup=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [CHAT, CUDA_MODEL, "./models/mine", "Tiny"])
+def test_any_other_model_gets_the_chat_preset(model):
+    args = parse_args(["--model", model])
+    assert {name: getattr(args, name) for name in CHAT_VALUES} == CHAT_VALUES
+    assert args.model == model and not args.warm_starts
+    unchanged = FIELDS.keys() - CHAT_VALUES.keys() - {"model", "warm_start_steps"}
+    assert {n: getattr(args, n) for n in unchanged} == {n: getattr(AZRArgs(), n) for n in unchanged}
+
+
+def test_a_flag_beats_the_preset():
+    args = parse_args(["--lr", "1e-5", "--model", CHAT, "--train-attempts", "--max-prime", "13"])
+    assert args == replace(
+        parse_args(["--model", CHAT]), lr=1e-5, train_attempts=True, max_prime=13
+    )
+
+
+def test_a_gpu_decides_the_default_model():
+    assert parse_args([], cuda=True) == parse_args(["--model", CUDA_MODEL])
+    assert parse_args(["--seed", "3"], cuda=True) == parse_args(
+        ["--model", CUDA_MODEL, "--seed", "3"]
+    )
+    assert CUDA_MODEL == "Qwen/Qwen2.5-3B-Instruct"
+
+
+@pytest.mark.parametrize("argv", [[], ["--model", CHAT, "--lr", "1", "--run-name", "a", "--wandb"]])
+def test_arguments_survive_a_config_file(argv):
+    args = parse_args(argv)
+    assert AZRArgs(**json.loads(json.dumps(args.as_dict()))) == args
+
+
+def test_help_shows_every_flag_with_its_default(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_args(["--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for name, item in FIELDS.items():
+        assert flag(name) in text and " ".join(item.metadata["help"].split()) in text
+        assert item.default is None or f"[{item.default}]" in text
+
+
+# ---------------------------------------------------------------- refusals
+
+WRONG_VALUES = [
+    ("--total-steps", "-1", "an integer of at least 0"),
+    ("--total-steps", "ten", "an integer of at least 0"),
+    ("--total-steps", "1.5", "an integer of at least 0"),
+    ("--total-steps", "", "an integer of at least 0"),
+    ("--seed", "-1", "an integer"),
+    ("--min-prime", "4", "an integer from 5 to 617"),
+    ("--max-prime", "618", "an integer from 5 to 617"),
+    ("--max-prime", "1e2", "an integer from 5 to 617"),
+    ("--batch-size", "0", "an integer of at least 1"),
+    ("--n-attempts", "0", "an integer of at least 1"),
+    ("--n-references", "0", "an integer of at least 1"),
+    ("--rollout-rows", "0", "an integer of at least 1"),
+    ("--eval-every", "0", "an integer of at least 1"),
+    ("--minibatches", "0", "an integer of at least 1"),
+    ("--debug-grads", "-2", "an integer of at least 0"),
+    ("--temperature", "0", "a number above 0"),
+    ("--temperature", "nan", "a number above 0"),
+    ("--lr", "0", "a number above 0"),
+    ("--lr", "-0.001", "a number above 0"),
+    ("--lr", "inf", "a number above 0"),
+    ("--lr", "fast", "a number above 0"),
+    ("--extreme-reward", "nan", "a number"),
+    ("--invalid-reward", "-inf", "a number"),
+    ("--entropy-coef", "-0.1", "a number of at least 0"),
+    ("--clip-low", "1.5", "a number from 0 to 1"),
+    ("--adam-beta2", "1", "a number from 0 to 0.9999"),
+    ("--aggregate", "mean", "sequence or token"),
+    ("--run-name", "a/b", "a plain folder name"),
+    ("--run-name", "..", "a plain folder name"),
+    ("--run-name", "", "a plain folder name"),
+]
+
+
+@pytest.mark.parametrize("name, value, allowed", WRONG_VALUES)
+def test_a_wrong_value_is_refused_with_flag_value_and_what_is_allowed(name, value, allowed):
+    for argv in (
+        [f"{name}={value}"],
+        ["--model", CHAT, f"{name}={value}"],
+        ["--quiet", f"{name}={value}"],
+    ):
+        message = refusal(*argv)
+        assert message.startswith(f"{name} ") and value in message
+        assert message.partition(": must be ")[2].startswith(allowed)
+        assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (
+            ["--min-prime", "13", "--max-prime", "7"],
+            ["--min-prime 13", "--max-prime 7", "must be a prime"],
+        ),
+        (
+            ["--min-prime", "24", "--max-prime", "28"],
+            ["--min-prime 24", "--max-prime 28", "must be a prime"],
+        ),
+        (["--run-name", "a", "--run-dir", "b"], ["--run-name a", "--run-dir", "not both"]),
+        (["--lr"], ["--lr", "expected one argument"]),
+        (["--quiet=yes"], ["--quiet", "yes"]),
+        (["--total-steps", "5", "7"], ["7", "not a flag"]),
+        (["--totl-steps", "5"], ["--totl-steps", "did you mean --total-steps?"]),
+        (["--temprature=1"], ["--temprature=1", "did you mean --temperature?"]),
+        (
+            ["--total", "5"],
+            ["--total", "not a flag"],
+        ),  # no abbreviations: they break when a flag is added
+        (["--zzz"], ["--zzz", "--help lists the flags"]),
+    ],
+)
+def test_other_refusals_say_what_is_wrong(argv, parts):
+    message = refusal(*argv)
+    assert all(part in message for part in parts), message
+    assert "\n" not in message
+
+
+def test_a_seed_that_a_random_stream_would_refuse_is_refused_at_once():
+    np.random.RandomState(2**32 - 1)  # one of the generators that a run seeds, and its limit
+    assert parse_args(["--seed", str(2**32 - 1)]).seed == 2**32 - 1
+    with pytest.raises(ValueError):
+        np.random.RandomState(2**32)
+    assert refusal("--seed", str(2**32)).startswith(f"--seed {2**32}: must be ")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("seed", True),
+        ("lr", "1"),
+        ("total_steps", 2.0),
+        ("quiet", 1),
+        ("model", None),
+        ("aggregate", ""),
+    ],
+)
+def test_the_dataclass_refuses_values_of_another_type(name, value):
+    with pytest.raises(ArgumentError, match=f"{flag(name)} {value}: must be "):
+        AZRArgs(**{name: value})
+
+
+def test_a_command_with_fewer_flags_refuses_the_others():
+    assert parse_args(["--seed", "3"], only=("seed", "min_prime")) == AZRArgs(seed=3)
+    with pytest.raises(ArgumentError, match="--lr: is not a flag"):
+        parse_args(["--lr", "1"], only=("seed", "min_prime"))

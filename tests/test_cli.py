@@ -1,0 +1,308 @@
+"""The commands as a user runs them: subprocesses, real files, from other folders.
+
+Oracles: the contract's file formats, transformers' own loaders, two runs against each other, and a
+binomial bound on the warm start.
+"""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from constants import ROOT
+from custom_types import CELLS, ROLES, TASKS, Verdict
+from model.args import AZRArgs
+from model.eval.baselines import baseline_rows
+from model.eval.evaluator import Evaluator, evaluation_problems
+from model.policy import tiny_tokenizer
+from prime_inversion import guess_rate
+
+SHORT = [
+    "--total-steps",
+    "4",
+    "--eval-every",
+    "2",
+    "--batch-size",
+    "16",
+    "--warm-start-steps",
+    "30",
+]
+
+
+def command(*argv: str, cwd: Path, script: str = "model/train.py") -> subprocess.CompletedProcess:
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    environment["HF_HUB_OFFLINE"] = "1"
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *argv],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A finished short run, started from another folder."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    result = command(*SHORT, "--run-dir", "run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+def test_metrics_hold_every_key_of_the_contract(run):
+    written = rows(run / "metrics.jsonl")
+    assert [row["step"] for row in written] == [0, 1, 2, 3, 4]
+    evaluation = {"eval/accuracy", *(f"eval/accuracy_{task}" for task in TASKS)}
+    every_step = {
+        *(f"{key}/{role}_{task}" for key in ("reward", "reward_std", "malformed_frac") for role, task in CELLS),
+        *(
+            f"{key}/{task}"
+            for key in ("valid_frac", "solve_rate", "novel_frac", "distinct_frac", "proposed_prime_mean", "buffer")
+            for task in TASKS
+        ),
+        *(f"entropy/{role}" for role in ROLES),
+        "step", "frac_reward_zero_std", "completions/mean_length", "completions/clipped_ratio", "approx_kl",
+        "clip_ratio", "ratio_max", "sampling/logp_difference_max", "grad_norm", "learning_rate", "loss",
+        "num_tokens", "step_time", "time/rollout", "time/update", "perf/tokens_per_second",
+        "perf/completions_per_second",
+    }  # fmt: skip
+    for row in written:
+        assert evaluation <= set(row) if row["step"] in (0, 2, 4) else not evaluation & set(row)
+        assert row["step"] == 0 or every_step <= set(row)
+        assert all(value is None or math.isfinite(value) for value in row.values())
+    tokens = [row["num_tokens"] for row in written[1:]]
+    assert all(a < b for a, b in pairwise(tokens))
+
+
+def test_every_metric_key_is_explained_in_the_readme(run):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for key in rows(run / "metrics.jsonl")[-1]:
+        for name in (*TASKS, *ROLES):
+            key = key.replace(name, "{role}" if name in ROLES else "{task}")
+        assert f"`{key}`" in readme, key
+
+
+def test_rollouts_are_transcripts_of_every_cell(run):
+    transcripts = rows(run / "rollouts.jsonl")
+    fields = {"step", "role", "task", "prompt", "response", "verdict", "reward", "advantage"}
+    assert all(set(row) == fields and row["verdict"] in set(Verdict) for row in transcripts)
+    for step in (1, 2, 3, 4):
+        assert {(row["role"], row["task"]) for row in transcripts if row["step"] == step} == set(
+            CELLS
+        )
+    for row in transcripts:
+        assert f" {'propose' if row['role'] == 'proposer' else 'solve'} " in row["prompt"]
+
+
+def test_plots_and_config_are_there(run):
+    expected = {f"{role}_{task}.png" for role, task in CELLS} | {"accuracy.png"}
+    plots = {path.name: path.read_bytes()[:8] for path in (run / "plots").iterdir()}
+    assert set(plots) == expected and set(plots.values()) == {b"\x89PNG\r\n\x1a\n"}
+    config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    assert config["args"] == {**AZRArgs().as_dict(), **{
+        "total_steps": 4, "eval_every": 2, "batch_size": 16, "warm_start_steps": 30, "run_dir": "run",
+    }}  # fmt: skip
+    assert set(config["versions"]) == {"python", "torch", "transformers", "accelerate"}
+
+
+def test_the_checkpoint_loads_with_transformers_and_answers_as_the_run_did(run):
+    """transformers' own loaders and greedy `generate`, against the run's last evaluation."""
+    folder = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
+    assert folder.name == "step_000004"
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    evaluator = Evaluator.from_run(run)
+    problems = evaluation_problems(evaluator.args)
+    correct = {task: [] for task in TASKS}
+    for problem in problems:
+        prompt = tokenizer(
+            evaluator.renderer.solver(problem).text, return_tensors="pt", add_special_tokens=False
+        )
+        output = model.generate(
+            prompt["input_ids"],
+            attention_mask=prompt["attention_mask"],
+            do_sample=False,
+            max_new_tokens=6,
+        )
+        text = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :]).removesuffix(
+            tokenizer.eos_token
+        )
+        (ours,) = evaluator.solve([problem])
+        assert text == ours.text
+        correct[problem.task].append(evaluator.judge(ours)[0] is Verdict.CORRECT)
+    last = rows(run / "metrics.jsonl")[-1]
+    for task in TASKS:
+        assert last[f"eval/accuracy_{task}"] == sum(correct[task]) / len(correct[task])
+
+
+def test_the_same_command_twice_gives_the_same_numbers_and_prefix(run):
+    """To the last digit, times aside; a longer run begins with the rows of the shorter one."""
+    again = run.with_name("again")
+    assert (
+        command(
+            *SHORT, "--total-steps", "5", "--run-dir", str(again), "--quiet", cwd=run.parent
+        ).returncode
+        == 0
+    )
+    timed = ("time/", "perf/", "step_time")
+    untimed = [
+        [
+            {k: v for k, v in row.items() if not k.startswith(timed)}
+            for row in rows(folder / "metrics.jsonl")
+        ]
+        for folder in (run, again)
+    ]
+    assert untimed[0] == untimed[1][:5]
+    transcripts = [
+        (folder / "rollouts.jsonl").read_text(encoding="utf-8") for folder in (run, again)
+    ]
+    assert transcripts[1].startswith(transcripts[0])
+
+
+def test_a_finished_run_is_never_written_into(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    result = command(*SHORT, "--run-dir", str(run), cwd=run.parent)
+    assert result.returncode == 2 and "must be empty" in result.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--max-prime", "4"], "--max-prime 4: must be an integer from 5 to 617"),
+        (
+            ["--min-prime", "20", "--max-prime", "22"],
+            "--min-prime 20 --max-prime 22: there must be a prime",
+        ),
+        (["--total-steps", "-1"], "--total-steps -1: must be an integer of at least 0"),
+        (["--model", "no/such"], "--model no/such: is no local folder and cannot be had"),
+        (
+            ["--run-dir", "/dev/null/run"],
+            "--run-dir /dev/null/run: must be a folder that can be written",
+        ),
+        (["--totl-steps", "5"], "did you mean --total-steps?"),
+        (["--lr", "fast"], "--lr fast: must be a number above 0"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(argv, said, tmp_path):
+    if "--run-dir" not in argv and "--model" in argv:
+        argv = [*argv, "--run-dir", "run"]
+    result = command(*argv, cwd=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert said in result.stderr and len(result.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_chat_model_takes_the_same_path(tmp_path):
+    """A small random Qwen2 with a chat template, in a local folder, with the chat preset's switches:
+    K references, answers apart from attempts, micro-batches, chat prompts."""
+    tokenizer = byte_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    result = command(
+        "--model", "model", "--run-dir", "run", "--total-steps", "2", "--eval-every", "2", "--batch-size", "2",
+        "--n-references", "2", "--max-response-tokens", "5", "--rollout-rows", "5", "--microbatch-tokens", "3000",
+        "--max-prime", "13", "--eval-problems", "2", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    transcript = rows(tmp_path / "run" / "rollouts.jsonl")[0]
+    assert transcript["prompt"].startswith("<|im_start|>user\nWrite a new problem")
+    assert transcript["prompt"].endswith("<|im_start|>assistant\n")
+    assert transcript["prompt"].count("≡ 1 (mod ") >= 3  # two references and the example
+    config = json.loads((tmp_path / "run" / "config.json").read_text())["args"]
+    assert (
+        config["train_attempts"] is False
+        and config["lr"] == 1e-6
+        and config["warm_start_steps"] == 0
+    )
+    last = rows(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["grad_norm"] is not None and last["malformed_frac/proposer_abduction"] == 1
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes as tokens, with Qwen's chat markup."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {word: index for index, word in enumerate([*special, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )  # fmt: skip
+    fast.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return fast
+
+
+def test_baselines_from_another_folder(tmp_path):
+    result = command(cwd=tmp_path, script="model/eval/baselines.py")
+    assert result.returncode == 0, result.stderr
+    (exact,) = [line for line in result.stdout.splitlines() if "exact solver" in line]
+    assert exact.count("1.000") == 3
+    assert (
+        command("--max-prime", "4", cwd=tmp_path, script="model/eval/baselines.py").returncode == 2
+    )
+
+
+def test_the_exact_solver_is_perfect_up_to_the_largest_prime():
+    """It checks the judge and the answer format over a sample of the whole range."""
+    small = AZRArgs(max_prime=617, eval_problems=400, warm_start_steps=0)
+    exact = baseline_rows(small)["exact solver"]
+    assert set(exact.values()) == {1.0}
+
+
+def test_the_warm_start_teaches_no_inverses(warm_tiny):
+    """Sampled at temperature 1, 20 answers a problem. If answers are independent of the problem, as
+    the warm start's are, the number correct is a sum of Bernoullis with the guess rates; it may
+    exceed its mean by 4 standard deviations, a false alarm in 30,000 runs for each task."""
+    policy, renderer, args = warm_tiny
+    evaluator = Evaluator(policy, renderer, args)
+    problems = [problem for problem in evaluation_problems(args) for _ in range(20)]
+    verdicts = [evaluator.judge(answer)[0] for answer in evaluator.solve(problems, temperature=1.0)]
+    for task in TASKS:
+        own = [(p, v) for p, v in zip(problems, verdicts, strict=True) if p.task is task]
+        chances = [guess_rate(problem, args.min_prime, args.max_prime) for problem, _ in own]
+        mean, variance = sum(chances), sum(c * (1 - c) for c in chances)
+        correct = sum(verdict is Verdict.CORRECT for _, verdict in own)
+        assert correct <= mean + 4 * math.sqrt(variance)
+        malformed = sum(verdict is Verdict.MALFORMED for _, verdict in own)
+        assert malformed < 0.05 * len(own)
+
+
+def test_the_tiny_tokenizer_survives_its_folder(tmp_path):
+    tokenizer = tiny_tokenizer(31)
+    tokenizer.save_pretrained(tmp_path)
+    text = r"5..31 propose x like x * 17 ≡ 1 (mod 29): \boxed{2 * y ≡ 1 (mod 31)}"
+    loaded = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert loaded.decode(loaded(text)["input_ids"]) == text
