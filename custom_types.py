@@ -112,13 +112,17 @@ class PromptSet:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A question to the policy. For a proposer, `problem` is its first reference."""
+    """A question to the policy. For a proposer, `problem` is its first reference.
+
+    ids: what the policy reads. max_tokens: what its response may have, end token included.
+    """
 
     role: Role
     task: TaskType
     problem: Problem | None
     text: str
     ids: tuple[int, ...]
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +155,27 @@ class Scored:
     rollout: Rollout
     verdict: Verdict
     reward: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one rollout phase did.
+
+    proposals: each scored proposal with its problem, None unless valid. novel: the problems that
+    were not known before, each once. solve_rates: r̄ of each problem that was attempted n times.
+    answers: the scored answers that may be trained on. completions: everything that was sampled.
+    """
+
+    proposals: tuple[tuple[Scored, Problem | None], ...]
+    novel: tuple[Problem, ...]
+    solve_rates: dict[Problem, float]
+    answers: tuple[Scored, ...]
+    completions: tuple[Rollout, ...]
+
+    @property
+    def scored(self) -> tuple[Scored, ...]:
+        """Proposals, then answers."""
+        return tuple(item for item, _ in self.proposals) + self.answers
 
 
 @dataclass(frozen=True)

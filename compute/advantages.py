@@ -13,12 +13,23 @@ from torch import Tensor
 from custom_types import CELLS
 
 
-def compute_advantages(rewards: Tensor, cells: Tensor) -> Tensor:
+ADVANTAGE_MODES = ("task_relative", "global", "grpo")
+
+
+def compute_advantages(
+    rewards: Tensor,
+    cells: Tensor,
+    *,
+    mode: str = "task_relative",
+    groups: Tensor | None = None,
+) -> Tensor:
     """Advantages (n,) float32 of `rewards` (n,) float, normalised within `cells` (n,) int in 0..5.
 
-    A cell whose rewards are all equal, or with one member, gets exactly 0: it says nothing about
-    which of its responses were better. Raises ValueError on other shapes, cells or non-finite
-    rewards.
+    mode: "task_relative" (the paper), or for comparison "global", one cell for all (REINFORCE++), or
+    "grpo", within `groups` (n,) int, negative where a row has no group and its cell counts instead.
+    A cell or group whose rewards are all equal, or with one member, gets exactly 0: it says nothing
+    about which of its responses were better. Raises ValueError on other shapes, cells, modes or
+    non-finite rewards.
     """
     if rewards.ndim != 1 or rewards.shape != cells.shape:
         raise ValueError(
@@ -28,6 +39,14 @@ def compute_advantages(rewards: Tensor, cells: Tensor) -> Tensor:
         raise ValueError("rewards must be finite")
     if len(cells) and not (0 <= cells.min() and cells.max() < len(CELLS)):
         raise ValueError(f"cells must lie in 0..{len(CELLS) - 1}: {cells.unique().tolist()}")
+    if mode not in ADVANTAGE_MODES or (mode == "grpo") != (groups is not None):
+        raise ValueError(
+            f"mode {mode!r} must be one of {ADVANTAGE_MODES}; groups go with grpo alone"
+        )
+    if mode == "global":
+        cells = torch.zeros_like(cells)
+    elif mode == "grpo":
+        cells = torch.where(groups >= 0, groups + len(CELLS), cells)
     return _normalise_within(rewards, cells)
 
 

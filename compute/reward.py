@@ -11,6 +11,7 @@ from custom_types import Role, Verdict
 CORRECT_REWARD = 1.0
 WRONG_REWARD = -0.5
 MALFORMED_REWARD = -1.0
+REWARD_SCHEMES = ("learnability", "constant", "format")
 
 
 def compute_r_propose(solve_rate: float, *, extreme_reward: float = 0.0) -> float:
@@ -32,14 +33,22 @@ def compute_r_total(
     *,
     invalid_reward: float = -0.5,
     extreme_reward: float = 0.0,
+    scheme: str = "learnability",
 ) -> float:
     """The reward of one rollout.
 
-    solve_rate is needed for, and only for, a VALID proposal. Raises ValueError for a verdict that
-    the role cannot get or a missing solve rate.
+    solve_rate is needed for, and only for, a VALID proposal. scheme: "learnability", or as controls
+    "constant", where every valid proposal earns 1, and "format", where every well-formed answer does
+    so too. Raises ValueError for a verdict that the role cannot get or a missing solve rate.
     """
+    if scheme not in REWARD_SCHEMES:
+        raise ValueError(f"scheme must be one of {REWARD_SCHEMES}, not {scheme!r}")
     if verdict is Verdict.MALFORMED:
         return MALFORMED_REWARD
+    if scheme != "learnability" and role is Role.PROPOSER and verdict is Verdict.VALID:
+        return CORRECT_REWARD
+    if scheme == "format" and verdict in (Verdict.WRONG, Verdict.CORRECT) and role is Role.SOLVER:
+        return CORRECT_REWARD
     if role is Role.SOLVER and verdict is Verdict.CORRECT:
         return CORRECT_REWARD
     if role is Role.SOLVER and verdict is Verdict.WRONG:

@@ -48,10 +48,27 @@ class AZRArgs:
     n_references: int = _flag(1, "K, known problems shown in a proposer prompt", least=1)
     train_attempts: bool = _flag(True, "train on all attempts, filled up to B n rows a task")
     temperature: float = _flag(1.0, "of sampling, in rollouts and logprobs", above=0)
-    max_response_tokens: int = _flag(
-        6, "a response that has not ended by then is malformed", least=1
+    max_proposal_tokens: int = _flag(
+        6, "a proposal that has not ended by then is malformed", least=1
     )
+    max_answer_tokens: int = _flag(4, "an answer that has not ended by then is malformed", least=1)
     rollout_rows: int = _flag(1024, "rows in the model at a time while sampling", least=1)
+    # controls
+    proposer: str = _flag(
+        "self",
+        "trained; frozen: never enters the loss; uniform: the environment draws the problems",
+        choices=("self", "uniform", "frozen"),
+    )
+    reward: str = _flag(
+        "learnability",
+        "of a valid proposal; constant: 1; format: 1, and 1 for a well-formed answer",
+        choices=("learnability", "constant", "format"),
+    )
+    advantage: str = _flag(
+        "task_relative",
+        "what rewards are normalised within; grpo: attempts by problem",
+        choices=("task_relative", "global", "grpo"),
+    )
     # rewards
     invalid_reward: float = _flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = _flag(0.0, "of a valid proposal solved never or always")
@@ -128,7 +145,8 @@ CHAT_PRESET = dict(
     n_references=6,
     train_attempts=False,
     max_prime=MAXIMUM_PRIME,
-    max_response_tokens=512,
+    max_proposal_tokens=512,
+    max_answer_tokens=512,
     rollout_rows=384,
     lr=1e-6,
     lr_warmup=0,

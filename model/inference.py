@@ -146,15 +146,17 @@ def rollout(
     policy: Policy,
     prompts: Sequence[Prompt],
     *,
-    max_new_tokens: int,
     temperature: float,
     max_rows: int,
     generator: torch.Generator,
 ) -> list[Rollout]:
     """The policy's response to each prompt, of any roles and tasks, all through the model together.
 
-    `old_logprobs` are those of sampling; training replaces them by its own forward's.
+    Prompts of one call share their token limit. `old_logprobs` are those of sampling; training replaces them by its own forward's.
     """
+    if not prompts:
+        return []
+    (max_new_tokens,) = {prompt.max_tokens for prompt in prompts}
     responses = generate(
         policy.model,
         [prompt.ids for prompt in prompts],

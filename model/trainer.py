@@ -18,12 +18,12 @@ from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches,
 from compute.advantages import compute_advantages
 from compute.objective import aggregate_tokens, compute_azr_objective
 from compute.reward import compute_r_total
-from custom_types import TASKS, MiniBatch, Policy, Problem, Prompt, Rollout, Scored, Verdict
+from custom_types import TASKS, MiniBatch, Policy, Problem, Prompt, Rollout, Round, Scored, Verdict
 from model.args import AZRArgs
 from model.inference import rollout, token_logprobs
-from prime_inversion import all_problems
+from prime_inversion import all_problems, generate_problems
 from utils.debug_grads import gradient_table
-from utils.metrics import cell_metrics, completion_metrics, entropy_metrics, proposal_metrics
+from utils.metrics import entropy_metrics, round_metrics, time_metrics, token_count
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
 
@@ -57,6 +57,7 @@ class AZRTrainer:
             weight_decay=0.0,
             fused=True,
         )
+        self.drawing = Random(f"{args.seed}/drawing")
         self.shuffling = Random(f"{args.seed}/minibatches")
         self.sampling = torch.Generator().manual_seed(
             Random(f"{args.seed}/sampling").getrandbits(63)
@@ -73,38 +74,33 @@ class AZRTrainer:
 
     def step(self) -> dict[str, float]:
         """One self-play step; its metrics."""
-        started = time.perf_counter()
         self.steps += 1
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate
-        self.scored, metrics = self.rollout_phase()
+        started = time.perf_counter()
+        played = self.rollout_phase()
         rolled_out = time.perf_counter()
-        metrics |= self.learning_phase()
+        learned = self.learning_phase(played)
         ended = time.perf_counter()
-        metrics |= {
+
+        self.num_tokens += token_count(played.completions)
+        return {
             "step": self.steps,
             "num_tokens": self.num_tokens,
-            "learning_rate": self.learning_rate,
-            "step_time": ended - started,
-            "time/rollout": rolled_out - started,
-            "time/update": ended - rolled_out,
+            **round_metrics(played, self.args.min_prime, self.args.max_prime),
+            **{f"buffer/{task}": len(self.problems.problems(task)) for task in TASKS},
+            **learned,
+            **time_metrics(played.completions, rolled_out - started, ended - rolled_out),
         }
-        for unit in ("tokens", "completions"):
-            metrics[f"perf/{unit}_per_second"] = metrics.pop(f"sampled_{unit}") / (ended - started)
-        return metrics
 
     # ---------------------------------------------------------------- rollout phase
 
-    def rollout_phase(self) -> tuple[list[Scored], dict[str, float]]:
-        """Propose, judge, remember, answer, judge, pay: the rollouts to train on, and metrics."""
+    def rollout_phase(self) -> Round:
+        """Propose, judge, remember, answer, judge, pay."""
         args = self.args
         span = args.min_prime, args.max_prime
-        proposals = self._rollout(
-            self.renderer.proposer(task, self.problems.sample(task, args.n_references))
-            for task in TASKS
-            for _ in range(args.batch_size)
-        )
+        proposals = [] if args.proposer == "uniform" else self._propose()
         judged = [(proposal, *judge_rollout(proposal, *span)) for proposal in proposals]
-        valid = list(dict.fromkeys(problem for *_, problem in judged if problem is not None))
+        proposed = [problem for *_, problem in judged if problem is not None]
+        valid = list(dict.fromkeys(self._draw() if args.proposer == "uniform" else proposed))
         novel = [problem for problem in valid if self.problems.add(problem)]
 
         attempted = [problem for problem in valid for _ in range(args.n_attempts)]
@@ -112,23 +108,34 @@ class AZRTrainer:
         answers = self._rollout(self.renderer.solver(problem) for problem in attempted + further)
         verdicts = [(answer, judge_rollout(answer, *span)[0]) for answer in answers]
         solve_rates = _solve_rates(verdicts[: len(attempted)])
-        trained = verdicts if args.train_attempts else verdicts[len(attempted) :]
+        kept = verdicts if args.train_attempts else verdicts[len(attempted) :]
 
-        scored = [
-            self._score(proposal, verdict, solve_rates.get(problem))
-            for proposal, verdict, problem in judged
-        ] + [self._score(answer, verdict) for answer, verdict in trained]
-        completions = proposals + answers
-        sampled = sum(len(item.response_ids) for item in completions)
-        self.num_tokens += sampled + sum(len(item.prompt_ids) for item in completions)
-        metrics = (
-            cell_metrics(scored)
-            | proposal_metrics([(item, p) for item, _, p in judged], novel, solve_rates, *span)
-            | {f"buffer/{task}": len(self.problems.problems(task)) for task in TASKS}
-            | completion_metrics(completions)
-            | {"sampled_tokens": sampled, "sampled_completions": len(completions)}
+        return Round(
+            proposals=tuple((self._score(r, v, solve_rates.get(p)), p) for r, v, p in judged),
+            novel=tuple(novel),
+            solve_rates=solve_rates,
+            answers=tuple(self._score(answer, verdict) for answer, verdict in kept),
+            completions=tuple(proposals + answers),
         )
-        return scored, metrics
+
+    def _propose(self) -> list[Rollout]:
+        """B proposals a task, each after references drawn from the buffer."""
+        return self._rollout(
+            self.renderer.proposer(task, self.problems.sample(task, self.args.n_references))
+            for task in TASKS
+            for _ in range(self.args.batch_size)
+        )
+
+    def _draw(self) -> list[Problem]:
+        """B problems a task drawn by the environment in the proposer's place."""
+        args = self.args
+        return [
+            problem
+            for task in TASKS
+            for problem in generate_problems(
+                args.batch_size, self.drawing, args.min_prime, args.max_prime, tasks=(task,)
+            )
+        ]
 
     def _further_problems(self, valid: Sequence[Problem]) -> list[Problem]:
         """What is answered besides the attempts at `valid`, the distinct valid proposals.
@@ -151,7 +158,6 @@ class AZRTrainer:
             return rollout(
                 self.policy,
                 list(prompts),
-                max_new_tokens=self.args.max_response_tokens,
                 temperature=self.args.temperature,
                 max_rows=self.args.rollout_rows,
                 generator=self.sampling,
@@ -164,19 +170,24 @@ class AZRTrainer:
             solve_rate,
             invalid_reward=self.args.invalid_reward,
             extreme_reward=self.args.extreme_reward,
+            scheme=self.args.reward,
         )
         return Scored(item, verdict, reward)
 
     # ---------------------------------------------------------------- learning phase
 
-    def learning_phase(self) -> dict[str, float]:
-        """Turn the step's scored rollouts into optimizer steps; metrics."""
+    def learning_phase(self, played: Round) -> dict[str, float]:
+        """Turn a round's rollouts into optimizer steps; metrics."""
         args = self.args
-        metrics = self._rescore()
+        frozen = args.proposer == "frozen"
+        self.scored, metrics = self._rescore(played.answers if frozen else played.scored)
         self.advantages = compute_advantages(
             torch.tensor([item.reward for item in self.scored]),
             torch.tensor([item.rollout.cell for item in self.scored]),
+            mode=args.advantage,
+            groups=_problem_groups(self.scored) if args.advantage == "grpo" else None,
         ).tolist()
+        self.optimizer.param_groups[0]["lr"] = metrics["learning_rate"] = self.learning_rate
         replay = ReplayBuffer(self.scored, self.advantages)
         minibatches = replay.minibatches(args.minibatches, self.shuffling)
         updates = [self._update(items) for items in minibatches]
@@ -186,10 +197,10 @@ class AZRTrainer:
         return metrics
 
     @torch.no_grad()
-    def _rescore(self) -> dict[str, float]:
+    def _rescore(self, scored: Sequence[Scored]) -> tuple[list[Scored], dict[str, float]]:
         """Replace the sampler's log-probabilities by those of the training forward: ρ starts at 1."""
         rescored, entropies, difference = [], [], 0.0
-        items = [(item, 0.0) for item in self.scored]
+        items = [(item, 0.0) for item in scored]
         for part in microbatches(items, self.args.microbatch_tokens):
             batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
             logprobs, entropy = self._logprobs(batch)
@@ -200,9 +211,8 @@ class AZRTrainer:
                 own = tuple(islice(values, len(item.rollout.response_ids)))
                 rescored.append(replace(item, rollout=replace(item.rollout, old_logprobs=own)))
             entropies += entropy.sum(1).tolist()
-        self.scored = rescored
         metrics = entropy_metrics([item.rollout for item in rescored], entropies)
-        return metrics | {"sampling/logp_difference_max": difference}
+        return rescored, metrics | {"sampling/logp_difference_max": difference}
 
     def _update(self, items: Sequence[tuple[Scored, float]]) -> dict[str, float]:
         """One optimizer step on one minibatch, in as many parts as fit; diagnostics."""
@@ -252,3 +262,16 @@ def _solve_rates(attempts: Sequence[tuple[Rollout, Verdict]]) -> dict[Problem, f
     for attempt, verdict in attempts:
         outcomes[attempt.problem].append(verdict is Verdict.CORRECT)
     return {problem: sum(own) / len(own) for problem, own in outcomes.items()}
+
+
+def _problem_groups(scored: Sequence[Scored]) -> torch.Tensor:
+    """(n,) int64: a number for each problem that is answered, -1 for proposals."""
+    numbers: dict[Problem, int] = {}
+    return torch.tensor(
+        [
+            numbers.setdefault(item.rollout.problem, len(numbers))
+            if item.rollout.role is Role.SOLVER
+            else -1
+            for item in scored
+        ]
+    )

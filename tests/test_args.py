@@ -25,6 +25,7 @@ OTHER_VALUES = {
     "run_name": ("first", "first"), "total_steps": ("7", 7), "seed": ("11", 11), "min_prime": ("7", 7),
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
     "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"),
+    "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
     "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
 }  # fmt: skip
 
@@ -83,7 +84,7 @@ def test_without_flags_the_run_is_the_tiny_one():
 
 
 CHAT_VALUES = dict(
-    batch_size=32, n_attempts=8, n_references=6, train_attempts=False, max_response_tokens=512,
+    batch_size=32, n_attempts=8, n_references=6, train_attempts=False, max_proposal_tokens=512, max_answer_tokens=512,
     min_prime=5, max_prime=617, lr=1e-6, total_steps=200, rollout_rows=384, adam_beta2=0.999,
     entropy_coef=0.001, minibatches=3, lr_warmup=0,
 )  # fmt: skip

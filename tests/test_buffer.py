@@ -216,7 +216,9 @@ def test_minibatches_hold_each_item_once_with_its_advantage(size, n):
 
 
 def test_minibatches_are_shuffled_evenly():
-    replay = ReplayBuffer(*map(list, zip(*[item(1, 1, advantage=float(k)) for k in range(32)], strict=True)))
+    replay = ReplayBuffer(
+        *map(list, zip(*[item(1, 1, advantage=float(k)) for k in range(32)], strict=True))
+    )
     rng = Random(0)
     first = Counter(a for _ in range(2000) for _, a in replay.minibatches(4, rng)[0])
     assert (

@@ -225,7 +225,7 @@ def test_a_chat_model_takes_the_same_path(tmp_path):
     tokenizer.save_pretrained(tmp_path / "model")
     result = command(
         "--model", "model", "--run-dir", "run", "--total-steps", "2", "--eval-every", "2", "--batch-size", "2",
-        "--n-references", "2", "--max-response-tokens", "5", "--rollout-rows", "5", "--microbatch-tokens", "3000",
+        "--n-references", "2", "--max-answer-tokens", "5", "--max-proposal-tokens", "6", "--rollout-rows", "5", "--microbatch-tokens", "3000",
         "--max-prime", "13", "--eval-problems", "2", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

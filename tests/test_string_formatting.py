@@ -34,7 +34,7 @@ def box(content: str) -> str:
 
 
 def renderer(prompts, span) -> PromptRenderer:
-    return PromptRenderer(prompts, tiny_tokenizer(span[1]), *span, MAX_TOKENS)
+    return PromptRenderer(prompts, tiny_tokenizer(span[1]), *span, dict.fromkeys(Role, MAX_TOKENS))
 
 
 def some_problems(task, span, n=120) -> list[Problem]:
@@ -272,14 +272,15 @@ def test_the_tiny_tokenizer_is_lossless(task, span, limit):
     for problem in some_problems(task, span, limit):
         prompts = [write.solver(problem), write.proposer(task, [problem, problem])]
         responses = [format_answer(problem.solution), format_answer(format_equation(problem))]
-        for prompt, response in zip(prompts, responses, strict=True):
+        lengths = AZRArgs().max_answer_tokens, AZRArgs().max_proposal_tokens
+        for prompt, response, length in zip(prompts, responses, lengths, strict=True):
             ids = tokenizer(response, add_special_tokens=False)["input_ids"]
             assert tokenizer.unk_token_id not in (*prompt.ids, *ids)
             assert tokenizer.decode(prompt.ids) == prompt.text
             assert tokenizer.decode(ids) == response
             assert tokenizer.decode([*prompt.ids, *ids]) == prompt.text + response
-            # With its end token, every legal response fits the default length.
-            assert len(ids) + 1 <= AZRArgs().max_response_tokens
+            # With its end token, a legal response has just the default length: no room for junk.
+            assert len(ids) + 1 == length
 
 
 def test_the_tiny_tokenizer_knows_every_integer_of_its_range_as_one_token():
@@ -295,5 +296,7 @@ def test_a_tokenizer_with_a_chat_template_gets_the_text_as_a_user_turn():
         "{% for m in messages %}{{ m.role == 'user' and m.content }}; {% endfor %}"
         "{% if add_generation_prompt %}y{% endif %}"
     )
-    prompt = PromptRenderer(COMPACT, tokenizer, 5, 13, 6).solver(Problem(DEDUCTION, 2, 4, 7))
+    prompt = PromptRenderer(COMPACT, tokenizer, 5, 13, dict.fromkeys(Role, 6)).solver(
+        Problem(DEDUCTION, 2, 4, 7)
+    )
     assert tokenizer.decode(prompt.ids) == prompt.text + "; y"

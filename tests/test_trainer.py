@@ -9,7 +9,18 @@ import torch
 from accelerate import Accelerator
 
 from compute.advantages import compute_advantages
-from custom_types import CELLS, TASKS, Policy, Problem, Role, Rollout, Scored, TaskType, Verdict
+from custom_types import (
+    CELLS,
+    TASKS,
+    Policy,
+    Problem,
+    Role,
+    Rollout,
+    Round,
+    Scored,
+    TaskType,
+    Verdict,
+)
 from model.args import AZRArgs
 from model.trainer import AZRTrainer
 from prompts import COMPACT
@@ -93,7 +104,9 @@ def test_an_answer_that_is_always_rewarded_becomes_likely(monkeypatch):
         "model.trainer.compute_r_total",
         lambda role, verdict, *a, **k: float(verdict is Verdict.CORRECT),
     )
-    trainer = make_trainer(policy, lr=0.05, lr_warmup=0, entropy_coef=0.0, max_response_tokens=2)
+    trainer = make_trainer(
+        policy, lr=0.05, lr_warmup=0, entropy_coef=0.0, max_proposal_tokens=2, max_answer_tokens=2
+    )
     probability = [trainer.policy.model.table[2].softmax(-1)[4].item()]
     for _ in range(5):
         trainer.step()
@@ -242,11 +255,11 @@ def test_the_size_of_a_microbatch_does_not_change_the_gradient(warm_tiny, aggreg
             warm_tiny[0], microbatch_tokens=tokens, minibatches=1, aggregate=aggregate
         )
         trainer.policy.model.double()
-        trainer.scored, _ = trainer.rollout_phase()
+        played = trainer.rollout_phase()
         trainer.optimizer.step = lambda: None
         trainer.optimizer.zero_grad = lambda: None
         trainer.args = replace(trainer.args, max_grad_norm=1e9)
-        trainer.learning_phase()
+        trainer.learning_phase(played)
         gradients.append(torch.cat([w.grad.flatten() for w in trainer.policy.model.parameters()]))
     for other in gradients[1:]:
         assert ((other - gradients[0]).norm() / gradients[0].norm()).item() < 1e-6

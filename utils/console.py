@@ -39,7 +39,7 @@ class Console:
         )
         self.rich.print(
             f"sampling: temperature {args.temperature:g}, no top-k, no top-p, no penalties, at most "
-            f"{args.max_response_tokens} tokens; primes {args.min_prime} to {args.max_prime}"
+            f"{args.max_proposal_tokens} tokens a proposal and {args.max_answer_tokens} an answer; primes {args.min_prime} to {args.max_prime}"
         )
 
     def warm_started(self, loss: float, seconds: float) -> None:

@@ -5,16 +5,19 @@ Fractions are over the B proposals, or the answers, of a cell. A mean over nothi
 `metrics.jsonl`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
-from custom_types import CELLS, TASKS, Problem, Role, Rollout, Scored, Verdict
+from custom_types import CELLS, TASKS, Role, Rollout, Round, Scored, Verdict
 from prime_inversion import guess_rate
+
+
+NAN = float("nan")
 
 
 def _mean(values: Iterable[float]) -> float:
     values = list(values)
-    return fmean(values) if values else float("nan")
+    return fmean(values) if values else NAN
 
 
 def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
@@ -24,7 +27,7 @@ def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
         own = [item for item in scored if (item.rollout.role, item.rollout.task) == (role, task)]
         rewards = [item.reward for item in own]
         metrics[f"reward/{role}_{task}"] = _mean(rewards)
-        metrics[f"reward_std/{role}_{task}"] = pstdev(rewards) if rewards else float("nan")
+        metrics[f"reward_std/{role}_{task}"] = pstdev(rewards) if rewards else NAN
         metrics[f"malformed_frac/{role}_{task}"] = _mean(
             item.verdict is Verdict.MALFORMED for item in own
         )
@@ -34,41 +37,47 @@ def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     return metrics
 
 
-def proposal_metrics(
-    proposals: Sequence[tuple[Rollout, Problem | None]],
-    novel: Sequence[Problem],
-    solve_rates: Mapping[Problem, float],
-    min_prime: int,
-    max_prime: int,
-) -> dict[str, float]:
-    """What was proposed, by task.
-
-    proposals: each proposal with its problem, None unless valid. novel: the valid ones that the
-    problem buffer did not hold, each once. solve_rates: of each distinct valid problem.
-    """
+def proposal_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str, float]:
+    """What was proposed and how often it was solved, by task."""
     metrics = {}
     for task in TASKS:
-        own = [problem for rollout, problem in proposals if rollout.task is task]
+        own = [problem for item, problem in played.proposals if item.rollout.task is task]
         valid = [problem for problem in own if problem is not None]
-        distinct = dict.fromkeys(valid)
-        metrics[f"valid_frac/{task}"] = _mean(problem is not None for problem in own)
-        metrics[f"novel_frac/{task}"] = (
-            sum(problem.task is task for problem in novel) / len(own) if own else float("nan")
-        )
-        metrics[f"distinct_frac/{task}"] = len(distinct) / len(own) if own else float("nan")
+        novel = [problem for problem in played.novel if problem.task is task]
+        rates = {p: rate for p, rate in played.solve_rates.items() if p.task is task}
+        metrics[f"valid_frac/{task}"] = len(valid) / len(own) if own else NAN
+        metrics[f"novel_frac/{task}"] = len(novel) / len(own) if own else NAN
+        metrics[f"distinct_frac/{task}"] = len(set(valid)) / len(own) if own else NAN
         metrics[f"proposed_prime_mean/{task}"] = _mean(problem.p for problem in valid)
-        metrics[f"solve_rate/{task}"] = _mean(solve_rates[problem] for problem in distinct)
-        metrics[f"guess_rate/{task}"] = _mean(
-            guess_rate(problem, min_prime, max_prime) for problem in distinct
-        )
+        metrics[f"solve_rate/{task}"] = _mean(rates.values())
+        metrics[f"guess_rate/{task}"] = _mean(guess_rate(p, min_prime, max_prime) for p in rates)
     return metrics
 
 
-def completion_metrics(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    """Length in tokens, the end token included, and the share cut off before it."""
+def round_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str, float]:
+    """Everything about a rollout phase but its time."""
     return {
-        "completions/mean_length": _mean(len(rollout.response_ids) for rollout in rollouts),
-        "completions/clipped_ratio": _mean(not rollout.finished for rollout in rollouts),
+        **cell_metrics(played.scored),
+        **proposal_metrics(played, min_prime, max_prime),
+        "completions/mean_length": _mean(len(r.response_ids) for r in played.completions),
+        "completions/clipped_ratio": _mean(not r.finished for r in played.completions),
+    }
+
+
+def token_count(rollouts: Sequence[Rollout]) -> int:
+    """Prompt and response tokens."""
+    return sum(len(rollout.prompt_ids) + len(rollout.response_ids) for rollout in rollouts)
+
+
+def time_metrics(rollouts: Sequence[Rollout], rollout: float, update: float) -> dict[str, float]:
+    """Seconds of the two phases, and what was sampled a second of both."""
+    seconds = rollout + update
+    return {
+        "step_time": seconds,
+        "time/rollout": rollout,
+        "time/update": update,
+        "perf/tokens_per_second": sum(len(r.response_ids) for r in rollouts) / seconds,
+        "perf/completions_per_second": len(rollouts) / seconds,
     }
 
 
@@ -78,5 +87,5 @@ def entropy_metrics(rollouts: Sequence[Rollout], entropies: Sequence[float]) -> 
     for role in Role:
         own = [(e, r) for e, r in zip(entropies, rollouts, strict=True) if r.role is role]
         tokens = sum(len(rollout.response_ids) for _, rollout in own)
-        metrics[f"entropy/{role}"] = sum(e for e, _ in own) / tokens if tokens else float("nan")
+        metrics[f"entropy/{role}"] = sum(e for e, _ in own) / tokens if tokens else NAN
     return metrics

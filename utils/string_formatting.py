@@ -7,7 +7,7 @@ string gives a value or None. Both read the last `\boxed{` of a response, closed
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from string import Template
 
@@ -95,11 +95,17 @@ class PromptRenderer:
     """
 
     def __init__(
-        self, prompts: PromptSet, tokenizer, min_prime: int, max_prime: int, max_tokens: int
+        self,
+        prompts: PromptSet,
+        tokenizer,
+        min_prime: int,
+        max_prime: int,
+        max_tokens: Mapping[Role, int],
     ):
         self.prompts = prompts
         self.tokenizer = tokenizer
-        self.numbers = dict(min_prime=min_prime, max_prime=max_prime, max_tokens=max_tokens)
+        self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
+        self.max_tokens = dict(max_tokens)
         self.solver = lru_cache(maxsize=8192)(self._solver)  # each problem is attempted many times
 
     @classmethod
@@ -110,7 +116,7 @@ class PromptRenderer:
             policy.tokenizer,
             args.min_prime,
             args.max_prime,
-            args.max_response_tokens,
+            {Role.PROPOSER: args.max_proposal_tokens, Role.SOLVER: args.max_answer_tokens},
         )
 
     def _solver(self, problem: Problem) -> Prompt:
@@ -119,24 +125,29 @@ class PromptRenderer:
         example = example_problem(problem, n["min_prime"], n["max_prime"])
         text = Template(self.prompts.solver[problem.task]).substitute(
             n,
+            max_tokens=self.max_tokens[Role.SOLVER],
             equation=format_equation(problem),
             letter=problem.task.asked,
             p_less_1=problem.p - 1,
             example=format_equation(example),
             example_answer=format_answer(example.solution),
         )
-        return Prompt(Role.SOLVER, problem.task, problem, text, self.encode(text))
+        return self._prompt(Role.SOLVER, problem, text)
 
     def proposer(self, task: TaskType, references: Sequence[Problem]) -> Prompt:
         """The request for a new problem, showing at least one reference of the same task."""
         separator = self.prompts.reference_separator
         text = Template(self.prompts.proposer[task]).substitute(
             self.numbers,
+            max_tokens=self.max_tokens[Role.PROPOSER],
             references=separator.join(format_equation(problem) for problem in references),
             letter=task.asked,
             example=format_answer(format_equation(references[0])),
         )
-        return Prompt(Role.PROPOSER, task, references[0], text, self.encode(text))
+        return self._prompt(Role.PROPOSER, references[0], text)
+
+    def _prompt(self, role: Role, problem: Problem, text: str) -> Prompt:
+        return Prompt(role, problem.task, problem, text, self.encode(text), self.max_tokens[role])
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt, up to where the policy's own words begin."""

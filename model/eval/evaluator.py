@@ -93,7 +93,6 @@ class Evaluator:
         return rollout(
             self.policy,
             prompts,
-            max_new_tokens=self.args.max_response_tokens,
             temperature=temperature,
             max_rows=self.args.rollout_rows,
             generator=self.sampling,
