@@ -13,12 +13,20 @@ import torch
 from custom_types import TASKS, MiniBatch, Problem, Scored, TaskType
 
 
+RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem comes in
+LEAST_WEIGHT = 0.02  # of a problem that is always solved, beside 1 of one that never is
+
+
 class ProblemBuffer:
-    """Unique problems by task, in the order they came; unbounded. Draws with its own generator."""
+    """Unique problems by task, in the order they came; unbounded. Draws with its own generator.
+
+    Beside each problem stands a running mean of how often it is answered correctly, 0 at first, by
+    which `sample_unsolved` weighs.
+    """
 
     def __init__(self, seed: int | str):
         self._rng = Random(f"{seed}/problem buffer")
-        self._problems: dict[TaskType, dict[Problem, None]] = {task: {} for task in TASKS}
+        self._problems: dict[TaskType, dict[Problem, float]] = {task: {} for task in TASKS}
 
     def __len__(self) -> int:
         return sum(len(problems) for problems in self._problems.values())
@@ -34,8 +42,21 @@ class ProblemBuffer:
         """Keep a problem; False if it was known already."""
         if problem in self:
             return False
-        self._problems[problem.task][problem] = None
+        self._problems[problem.task][problem] = 0.0
         return True
+
+    def record(self, problem: Problem, correct: bool) -> None:
+        """Take in one answer to a known problem."""
+        rates = self._problems[problem.task]
+        rates[problem] = RATE_MEMORY * rates[problem] + (1 - RATE_MEMORY) * correct
+
+    def sample_unsolved(self, task: TaskType, n: int) -> list[Problem]:
+        """`n` problems of a task with replacement, weighted by how seldom they are solved now."""
+        rates = self._problems[task]
+        if n and not rates:
+            raise ValueError(f"no {task} problem to draw from")
+        weights = [1 - rate + LEAST_WEIGHT for rate in rates.values()]
+        return self._rng.choices(tuple(rates), weights, k=n) if n else []
 
     def seed(self, problems: Sequence[Problem], per_task: int) -> None:
         """Fill each task with `per_task` of `problems`, drawn uniformly without replacement."""
@@ -60,7 +81,9 @@ class ProblemBuffer:
         version, words, gauss = self._rng.getstate()
         return {
             "problems": [
-                [str(p.task), p.x, p.y, p.p] for task in TASKS for p in self.problems(task)
+                [str(task), p.x, p.y, p.p, rate]
+                for task in TASKS
+                for p, rate in self._problems[task].items()
             ],
             "rng": [version, list(words), gauss],
         }
@@ -68,8 +91,8 @@ class ProblemBuffer:
     def load_state_dict(self, state: dict) -> None:
         """Become the buffer that `state` was taken from."""
         self._problems = {task: {} for task in TASKS}
-        for task, x, y, p in state["problems"]:
-            self.add(Problem(TaskType(task), x, y, p))
+        for task, x, y, p, rate in state["problems"]:
+            self._problems[TaskType(task)][Problem(TaskType(task), x, y, p)] = rate
         version, words, gauss = state["rng"]
         self._rng.setstate((version, tuple(words), gauss))
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from custom_types import CELLS
 
-
 ADVANTAGE_MODES = ("task_relative", "global", "grpo")
 
 

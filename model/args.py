@@ -47,6 +47,12 @@ class AZRArgs:
     n_attempts: int = _flag(4, "n, attempts at each unique valid proposal", least=1)
     n_references: int = _flag(1, "K, known problems shown in a proposer prompt", least=1)
     train_attempts: bool = _flag(True, "train on all attempts, filled up to B n rows a task")
+    refill: str = _flag(
+        "unsolved",
+        "how the buffer's problems are drawn to fill a batch of answers; unsolved: weighted by how "
+        "seldom they are solved",
+        choices=("uniform", "unsolved"),
+    )
     temperature: float = _flag(1.0, "of sampling, in rollouts and logprobs", above=0)
     max_proposal_tokens: int = _flag(
         6, "a proposal that has not ended by then is malformed", least=1
@@ -144,6 +150,7 @@ CHAT_PRESET = dict(
     n_attempts=8,
     n_references=6,
     train_attempts=False,
+    refill="uniform",
     max_prime=MAXIMUM_PRIME,
     max_proposal_tokens=512,
     max_answer_tokens=512,

@@ -18,7 +18,18 @@ from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches,
 from compute.advantages import compute_advantages
 from compute.objective import aggregate_tokens, compute_azr_objective
 from compute.reward import compute_r_total
-from custom_types import TASKS, MiniBatch, Policy, Problem, Prompt, Rollout, Round, Scored, Verdict
+from custom_types import (
+    TASKS,
+    MiniBatch,
+    Policy,
+    Problem,
+    Prompt,
+    Role,
+    Rollout,
+    Round,
+    Scored,
+    Verdict,
+)
 from model.args import AZRArgs
 from model.inference import rollout, token_logprobs
 from prime_inversion import all_problems, generate_problems
@@ -107,6 +118,8 @@ class AZRTrainer:
         further = self._further_problems(valid)
         answers = self._rollout(self.renderer.solver(problem) for problem in attempted + further)
         verdicts = [(answer, judge_rollout(answer, *span)[0]) for answer in answers]
+        for answer, verdict in verdicts:
+            self.problems.record(answer.problem, verdict is Verdict.CORRECT)
         solve_rates = _solve_rates(verdicts[: len(attempted)])
         kept = verdicts if args.train_attempts else verdicts[len(attempted) :]
 
@@ -144,13 +157,14 @@ class AZRTrainer:
         B answers a task: this step's valid proposals, filled up from the buffer.
         """
         args, further = self.args, []
+        draw = self.problems.sample if args.refill == "uniform" else self.problems.sample_unsolved
         for task in TASKS:
             own = [problem for problem in valid if problem.task is task]
             if args.train_attempts:
                 own, missing = [], args.n_attempts * (args.batch_size - len(own))
             else:
                 missing = args.batch_size - len(own)
-            further += own + self.problems.sample(task, missing)
+            further += own + draw(task, missing)
         return further
 
     def _rollout(self, prompts: Sequence[Prompt]) -> list[Rollout]:

@@ -74,3 +74,25 @@ def test_cell_numbers_are_three_role_plus_task():
 def test_bad_input_is_refused(rewards, cells, message):
     with pytest.raises(ValueError, match=message):
         compute_advantages(torch.tensor(rewards), torch.tensor(cells))
+
+
+def test_global_is_one_cell_for_all():
+    # Rewards 1, 0, 9, 6: mean 4, deviations -3, -4, 5, 2, variance (9 + 16 + 25 + 4) / 3 = 18.
+    rewards, cells = torch.tensor([1.0, 0.0, 9.0, 6.0]), torch.tensor([0, 0, 1, 1])
+    expected = [d / 18**0.5 for d in (-3, -4, 5, 2)]
+    assert compute_advantages(rewards, cells, mode="global").tolist() == pytest.approx(expected)
+
+
+def test_grpo_is_by_group_and_by_cell_where_there_is_none():
+    # Group 0 holds 1 and -0.5, group 1 two equal rewards, and cell 0 its own 0 and 0.5.
+    rewards = torch.tensor([1.0, 1.0, -0.5, 1.0, 0.0, 0.5])
+    cells, groups = torch.tensor([3, 3, 3, 3, 0, 0]), torch.tensor([0, 1, 0, 1, -1, -1])
+    expected = [0.5**0.5, 0, -(0.5**0.5), 0, -(0.5**0.5), 0.5**0.5]
+    computed = compute_advantages(rewards, cells, mode="grpo", groups=groups).tolist()
+    assert computed == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("options", [{"mode": "ppo"}, {"mode": "grpo"}, {"groups": torch.zeros(2)}])
+def test_modes_and_their_groups_are_checked(options):
+    with pytest.raises(ValueError, match="mode"):
+        compute_advantages(torch.tensor([0.0, 1.0]), torch.tensor([0, 0]), **options)

@@ -245,3 +245,38 @@ def test_the_whole_is_counted_in_responses_or_in_their_tokens():
     assert (response_count(items, "sequence"), response_count(items, "token")) == (3, 2 + 6 + 1)
     masked = sum(int(collate(part, 0).response_mask.sum()) for part in microbatches(items, 12))
     assert masked == response_count(items, "token")
+
+
+# ---------------------------------------------------------------- what is unsolved
+
+
+def test_the_running_solve_rate_weighs_the_draw():
+    """One problem answered right ten times running: its rate is 1 - 0.9^10 = 0.6513, so its weight is
+    0.3687 beside 1.02 for one never solved. 30,000 draws, bound 5 standard deviations."""
+    buffer = ProblemBuffer(0)
+    known, unknown = Problem(DEDUCTION, 2, 4, 7), Problem(DEDUCTION, 3, 5, 7)
+    for problem in (known, unknown):
+        buffer.add(problem)
+    for _ in range(10):
+        buffer.record(known, True)
+        buffer.record(unknown, False)
+    chance = 0.3687 / (0.3687 + 1.02)
+    drawn = buffer.sample_unsolved(DEDUCTION, 30_000).count(known)
+    assert abs(drawn - 30_000 * chance) < 5 * (30_000 * chance * (1 - chance)) ** 0.5
+
+
+def test_a_forgotten_problem_comes_back():
+    buffer = ProblemBuffer(0)
+    for problem in (Problem(DEDUCTION, 2, 4, 7), Problem(DEDUCTION, 3, 5, 7)):
+        buffer.add(problem)
+        for correct in [True] * 60 + [False] * 60 * (problem.x == 3):
+            buffer.record(problem, correct)
+    # Rates near 1 and near 0: the solved one keeps a weight of 0.02 beside 1.02.
+    drawn = Counter(problem.x for problem in buffer.sample_unsolved(DEDUCTION, 5_000))
+    assert drawn[3] > 4_800 and drawn[2] > 30
+
+
+def test_drawing_the_unsolved_from_nothing():
+    assert ProblemBuffer(0).sample_unsolved(DEDUCTION, 0) == []
+    with pytest.raises(ValueError, match="deduction"):
+        ProblemBuffer(0).sample_unsolved(DEDUCTION, 1)

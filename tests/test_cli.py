@@ -24,10 +24,7 @@ from transformers import (
 from constants import ROOT
 from custom_types import CELLS, ROLES, TASKS, Verdict
 from model.args import AZRArgs
-from model.eval.baselines import baseline_rows
 from model.eval.evaluator import Evaluator, evaluation_problems
-from model.policy import tiny_tokenizer
-from prime_inversion import guess_rate
 
 SHORT = [
     "--total-steps",
@@ -272,37 +269,3 @@ def test_baselines_from_another_folder(tmp_path):
     assert (
         command("--max-prime", "4", cwd=tmp_path, script="model/eval/baselines.py").returncode == 2
     )
-
-
-def test_the_exact_solver_is_perfect_up_to_the_largest_prime():
-    """It checks the judge and the answer format over a sample of the whole range."""
-    small = AZRArgs(max_prime=617, eval_problems=400, warm_start_steps=0)
-    exact = baseline_rows(small)["exact solver"]
-    assert set(exact.values()) == {1.0}
-
-
-def test_the_warm_start_teaches_no_inverses(warm_tiny):
-    """Sampled at temperature 1, 20 answers a problem. If answers are independent of the problem, as
-    the warm start's are, the number correct is a sum of Bernoullis with the guess rates; it may
-    exceed its mean by 4 standard deviations, a false alarm in 30,000 runs for each task."""
-    policy, renderer, args = warm_tiny
-    evaluator = Evaluator(policy, renderer, args)
-    problems = [problem for problem in evaluation_problems(args) for _ in range(20)]
-    verdicts = [evaluator.judge(answer)[0] for answer in evaluator.solve(problems, temperature=1.0)]
-    for task in TASKS:
-        own = [(p, v) for p, v in zip(problems, verdicts, strict=True) if p.task is task]
-        chances = [guess_rate(problem, args.min_prime, args.max_prime) for problem, _ in own]
-        mean, variance = sum(chances), sum(c * (1 - c) for c in chances)
-        correct = sum(verdict is Verdict.CORRECT for _, verdict in own)
-        assert correct <= mean + 4 * math.sqrt(variance)
-        malformed = sum(verdict is Verdict.MALFORMED for _, verdict in own)
-        assert malformed < 0.05 * len(own)
-
-
-def test_the_tiny_tokenizer_survives_its_folder(tmp_path):
-    tokenizer = tiny_tokenizer(31)
-    tokenizer.save_pretrained(tmp_path)
-    text = r"5..31 propose x like x * 17 ≡ 1 (mod 29): \boxed{2 * y ≡ 1 (mod 31)}"
-    loaded = AutoTokenizer.from_pretrained(tmp_path)
-    assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert loaded.decode(loaded(text)["input_ids"]) == text

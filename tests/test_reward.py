@@ -73,3 +73,15 @@ def test_a_rate_that_is_no_share_is_refused(solve_rate):
 def test_a_valid_proposal_without_a_solve_rate_is_refused():
     with pytest.raises(ValueError, match="solve rate"):
         compute_r_total(PROPOSER, VALID)
+
+
+@pytest.mark.parametrize("role, verdict", list(REWARDS))
+def test_the_control_schemes_pay_form_alone(role, verdict):
+    """constant: as ever, but 1 for a valid proposal; format: 1 for every well-formed answer too."""
+    solve_rate = 0.25 if verdict is VALID else None
+    constant = {**REWARDS, (PROPOSER, VALID): 1.0}
+    form = {**constant, (SOLVER, WRONG): 1.0}
+    for scheme, table in (("constant", constant), ("format", form), ("learnability", REWARDS)):
+        assert compute_r_total(role, verdict, solve_rate, scheme=scheme) == table[role, verdict]
+    with pytest.raises(ValueError, match="scheme"):
+        compute_r_total(role, verdict, solve_rate, scheme="none")

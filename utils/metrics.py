@@ -11,7 +11,6 @@ from statistics import fmean, pstdev
 from custom_types import CELLS, TASKS, Role, Rollout, Round, Scored, Verdict
 from prime_inversion import guess_rate
 
-
 NAN = float("nan")
 
 
