@@ -81,6 +81,8 @@ class AZRArgs:
     # the update
     lr: float = _flag(1e-3, "AdamW's learning rate", above=0)
     lr_warmup: int = _flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
+    lr_hold: int = _flag(60, "steps before the learning rate decays", least=0)
+    lr_half_life: float = _flag(40.0, "steps in which it halves after that; 0: never", least=0)
     adam_beta2: float = _flag(0.95, "AdamW's second beta", least=0, most=0.9999)
     minibatches: int = _flag(4, "optimizer steps a self-play step", least=1)
     microbatch_tokens: int = _flag(16384, "positions in the model at a time in the update", least=1)
@@ -95,7 +97,7 @@ class AZRArgs:
     warm_start_batch: int = _flag(128, "texts in a warm start step", least=1)
     # watching
     eval_every: int = _flag(10, "steps between greedy evaluations", least=1)
-    eval_problems: int = _flag(128, "evaluation problems a task; all of them where fewer", least=1)
+    eval_problems: int = _flag(512, "evaluation problems a task; all of them where fewer", least=1)
     logged_rollouts: int = _flag(
         6, "transcripts a step in rollouts.jsonl, one a cell first", least=0
     )
@@ -157,10 +159,12 @@ CHAT_PRESET = dict(
     rollout_rows=384,
     lr=1e-6,
     lr_warmup=0,
+    lr_half_life=0.0,
     adam_beta2=0.999,
     minibatches=3,
     entropy_coef=0.001,
     warm_start_steps=0,
+    eval_problems=128,
 )
 
 

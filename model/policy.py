@@ -5,12 +5,11 @@ real Qwen2 with a real fast tokenizer whose words are the integers 0..max_prime 
 the compact prompt language; it is built here from a seed and knows nothing.
 """
 
-import re
 from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -46,15 +45,19 @@ def load_policy(args: AZRArgs) -> Policy:
 
 
 def tiny_tokenizer(max_prime: int) -> PreTrainedTokenizerFast:
-    """One token for each integer 0..max_prime and each word of the compact language."""
-    words = ["<pad>", "<eos>", "<unk>", *COMPACT_WORDS, *map(str, range(max_prime + 1))]
+    """One token for each integer 0..max_prime and each word of the compact language.
+
+    All are added tokens, matched leftmost and longest: transformers rebuilds the tokenizer of a
+    Qwen2 folder from its vocabulary and added tokens and would drop any other way of splitting.
+    Text that is no word of the language has no tokens.
+    """
+    special = ["<pad>", "<eos>", "<unk>"]
     tokenizer = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+        models.BPE({word: index for index, word in enumerate(special)}, merges=[])
     )
-    longest_first = sorted(COMPACT_WORDS, key=len, reverse=True)
-    pattern = "|".join([*map(re.escape, longest_first), "[0-9]+"])
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer.decoder = decoders.ByteLevel()
+    words = [*COMPACT_WORDS, *map(str, range(max_prime + 1))]
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
     )

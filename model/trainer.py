@@ -80,8 +80,11 @@ class AZRTrainer:
     @property
     def learning_rate(self) -> float:
         """AdamW's learning rate in the current step: a function of the step number alone."""
-        warmup = self.args.lr_warmup
-        return self.args.lr * (min(1.0, self.steps / warmup) if warmup else 1.0)
+        args = self.args
+        warmup = min(1.0, self.steps / args.lr_warmup) if args.lr_warmup else 1.0
+        held = max(0, self.steps - args.lr_hold)
+        decay = 0.5 ** (held / args.lr_half_life) if args.lr_half_life else 1.0
+        return args.lr * warmup * decay
 
     def step(self) -> dict[str, float]:
         """One self-play step; its metrics."""

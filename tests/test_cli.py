@@ -138,7 +138,7 @@ def test_the_checkpoint_loads_with_transformers_and_answers_as_the_run_did(run):
             prompt["input_ids"],
             attention_mask=prompt["attention_mask"],
             do_sample=False,
-            max_new_tokens=6,
+            max_new_tokens=evaluator.args.max_answer_tokens,
         )
         text = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :]).removesuffix(
             tokenizer.eos_token

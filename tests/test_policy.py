@@ -20,7 +20,8 @@ def test_the_tiny_tokenizer_knows_every_integer_of_its_range_as_one_token():
     tokenizer = tiny_tokenizer(617)
     ids = [tokenizer(str(n), add_special_tokens=False)["input_ids"] for n in range(618)]
     assert len({tuple(one) for one in ids}) == 618 and {len(one) for one in ids} == {1}
-    assert tokenizer.unk_token_id in tokenizer("618", add_special_tokens=False)["input_ids"]
+    # A larger number is no word: it falls apart into numbers that are.
+    assert tokenizer.convert_ids_to_tokens(tokenizer("618")["input_ids"]) == ["61", "8"]
 
 
 def test_the_exact_solver_is_perfect_up_to_the_largest_prime():
@@ -49,12 +50,17 @@ def test_the_warm_start_teaches_no_inverses(warm_tiny):
 
 
 def test_the_tiny_tokenizer_survives_its_folder(tmp_path):
-    tokenizer = tiny_tokenizer(31)
+    """Beside the model's config, by which transformers chooses another tokenizer class."""
+    policy = build_tiny(31, 0)
+    tokenizer = policy.tokenizer
+    policy.model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     text = r"5..31 propose x like x * 17 ≡ 1 (mod 29): \boxed{2 * y ≡ 1 (mod 31)}"
     loaded = AutoTokenizer.from_pretrained(tmp_path)
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert loaded.decode(loaded(text)["input_ids"]) == text
+    assert len(loaded) == len(tokenizer) == policy.model.config.vocab_size
+    assert (loaded.eos_token_id, loaded.pad_token_id) == policy.stop_ids + (policy.pad_id,)
 
 
 def test_tiny_is_float32_small_and_a_function_of_its_seed():
