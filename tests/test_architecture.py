@@ -23,7 +23,10 @@ ANY_UTILS = {
     "utils.console", "utils.debug_grads", "utils.metrics", "utils.plots", "utils.run_directory",
     "utils.trackers",
 }  # fmt: skip
-NOBODYS = {"model.train", "model.eval.baselines", "model.eval.study", "model.eval.report"}
+NOBODYS = {
+    "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
+    "model.eval.report",
+}  # fmt: skip
 
 # module -> the project modules that it may import, as the design has them.
 ROOMS = {
@@ -62,7 +65,10 @@ ADDITIONS = {
         "utils.string_formatting"
     },  # text in: it parses before it judges
     "utils.metrics": {"prime_inversion"},  # shows the guess rate beside the solve rate
-    "utils.plots": {"utils.run_directory"},  # draws what a run directory holds
+    "utils.plots": {
+        "utils.run_directory",
+        "prime_inversion",
+    },  # draws what a run directory holds, and the chance level
 }
 
 

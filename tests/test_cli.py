@@ -7,8 +7,10 @@ binomial bound on the warm start.
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from transformers import (
 )
 
 from constants import ROOT
-from custom_types import CELLS, ROLES, TASKS, Verdict
+from custom_types import CELLS, ROLES, TASKS, Role, TaskType, Verdict
 from model.args import AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
 
@@ -269,3 +271,45 @@ def test_baselines_from_another_folder(tmp_path):
     assert (
         command("--max-prime", "4", cwd=tmp_path, script="model/eval/baselines.py").returncode == 2
     )
+
+
+def test_the_five_lines_of_the_readme(run):
+    """The block as it stands, with this run in the place of its own."""
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
+    assert '"runs/first"' in code
+    names: dict = {}
+    exec(code.replace('"runs/first"', repr(str(run))), names)
+    assert names["proposal"].role is Role.PROPOSER
+    assert names["answer"].problem == names["problem"]
+    assert names["problem"].task is TaskType.DEDUCTION
+
+
+def test_the_readme_names_the_two_commands_verbatim():
+    lines = [line.strip() for line in (ROOT / "README.md").read_text("utf-8").splitlines()[:40]]
+    assert "pip install -r requirements.txt && python model/train.py" in lines
+    assert "pip install -r requirements.txt && python -m pytest" in lines
+
+
+def test_every_flag_is_in_the_readme():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for item in fields(AZRArgs):
+        assert f"`--{item.name.replace('_', '-')}`" in readme, item.name
+
+
+def test_plots_and_summary_read_a_finished_run(run, tmp_path):
+    drawn = command(
+        str(run), str(run), "--output", "pictures", cwd=tmp_path, script="utils/plots.py"
+    )
+    assert drawn.returncode == 0, drawn.stderr
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == len(CELLS) + 1
+    table = command(str(run), cwd=tmp_path, script="model/eval/summary.py")
+    last = rows(run / "metrics.jsonl")
+    evaluated = [row for row in last if "eval/accuracy" in row][-3:]
+    after = " ".join(
+        f"{sum(row[f'eval/accuracy_{task}'] for row in evaluated) / len(evaluated):.2f}"
+        for task in TASKS
+    )
+    assert "| 0 | 4 | " in table.stdout and f"| {after} |" in table.stdout
+    for script in ("utils/plots.py", "model/eval/summary.py"):
+        refused = command(str(tmp_path), cwd=tmp_path, script=script)
+        assert refused.returncode == 2 and "must be a run directory" in refused.stderr

@@ -1,4 +1,4 @@
-"""Curves from `metrics.jsonl`: the seed's four panels and the solver's three.
+"""Curves from `metrics.jsonl`: proposer and solver for each task, and accuracy.
 
 As a command it draws one or several runs into a folder, several as mean, band and thin lines:
 
@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -20,7 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from custom_types import TASKS, Role
-from utils.run_directory import RunDirectoryError, read_metrics
+from prime_inversion import all_problems, guess_rate
+from utils.run_directory import RunDirectoryError, read_config, read_metrics
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
 BAND_ALPHA = 0.2
@@ -101,13 +103,25 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
             axes.set_ylim(-1.05, 1.05)
             save(figure, axes, f"{role}_{task}.png")
 
-    figure, axes = _figure("Solver accuracy, greedy, before and during self-play", "accuracy")
+    figure, axes = _figure("Solver accuracy, greedy", "accuracy")
+    axes.axhline(1, color="#888888", linewidth=1, linestyle="--")
+    chance = fmean(chance_level(run_dir) for run_dir in run_dirs)
+    axes.axhline(chance, color="#888888", linewidth=1, linestyle=":", label="guessing, mean")
     for task, colour in zip(TASKS, COLOURS, strict=True):
         _draw(axes, runs, f"eval/accuracy_{task}", colour, str(task))
     _draw(axes, runs, "eval/accuracy", "#555555", "mean of the tasks")
     axes.set_ylim(-0.02, 1.02)
     save(figure, axes, "accuracy.png")
     return written
+
+
+def chance_level(run_dir: str | Path) -> float:
+    """Accuracy of uniform legal guessing over a run's whole problem space, mean of the tasks."""
+    args = read_config(run_dir)["args"]
+    span = args["min_prime"], args["max_prime"]
+    return fmean(
+        fmean(guess_rate(problem, *span) for problem in all_problems(task, *span)) for task in TASKS
+    )
 
 
 def main(argv: Sequence[str]) -> int:

@@ -130,10 +130,19 @@ def latest_checkpoint(run_dir: str | Path) -> Path:
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
     """The rows of metrics.jsonl. Raises RunDirectoryError if there is no such file."""
-    path = Path(run_dir) / "metrics.jsonl"
-    if not path.is_file():
-        raise RunDirectoryError(f"{run_dir}: is no run directory: it has no metrics.jsonl")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in _read(run_dir, "metrics.jsonl").splitlines()]
+
+
+def read_config(run_dir: str | Path) -> dict:
+    """config.json. Raises RunDirectoryError if there is no such file."""
+    return json.loads(_read(run_dir, "config.json"))
+
+
+def _read(run_dir: str | Path, name: str) -> str:
+    try:
+        return (Path(run_dir) / name).read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunDirectoryError(f"{run_dir}: must be a run directory; it has no {name}") from error
 
 
 def _append(file, row: dict) -> None:

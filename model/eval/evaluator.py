@@ -8,7 +8,6 @@ Greedy answers draw no random number, and what is sampled here has a generator o
 evaluating never moves a training stream.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -20,7 +19,7 @@ from model.args import AZRArgs
 from model.inference import rollout
 from model.policy import load_pretrained
 from prime_inversion import all_problems, generate_problems
-from utils.run_directory import latest_checkpoint
+from utils.run_directory import latest_checkpoint, read_config
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
 
@@ -60,8 +59,7 @@ class Evaluator:
     @classmethod
     def from_run(cls, run_dir: str | Path) -> "Evaluator":
         """The newest checkpoint of a run, with that run's arguments."""
-        config = json.loads((Path(run_dir) / "config.json").read_text(encoding="utf-8"))
-        args = AZRArgs(**config["args"])
+        args = AZRArgs(**read_config(run_dir)["args"])
         policy = load_pretrained(str(latest_checkpoint(run_dir)))
         return cls(policy, PromptRenderer.for_policy(policy, args), args)
 
