@@ -12,7 +12,6 @@ import torch
 
 from custom_types import TASKS, MiniBatch, Problem, Scored, TaskType
 
-
 RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem comes in
 LEAST_WEIGHT = 0.02  # of a problem that is always solved, beside 1 of one that never is
 

@@ -43,8 +43,8 @@ def train(args: AZRArgs) -> Path:
         run.discard()
         raise
     set_seed(args.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
     cuda = torch.cuda.is_available() and args.model != TINY_MODEL
+    torch.use_deterministic_algorithms(not cuda)
     accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
     run.write_config(args, str(accelerator.device))
     console = Console(args, run.path)

@@ -202,7 +202,9 @@ def test_rows_and_advantages_must_be_as_many():
 @pytest.mark.parametrize("size, n", [(12, 4), (13, 4), (15, 4), (3, 8), (1, 1), (0, 4)])
 def test_minibatches_hold_each_item_once_with_its_advantage(size, n):
     items = [item(1, 1 + k, advantage=float(k)) for k in range(size)]
-    replay = ReplayBuffer(*([list(column) for column in zip(*items)] if items else ([], [])))
+    replay = ReplayBuffer(
+        *([list(column) for column in zip(*items, strict=True)] if items else ([], []))
+    )
     parts = replay.minibatches(n, Random(0))
     sizes = [len(part) for part in parts]
     assert sum(sizes) == len(replay) == size and len(parts) == min(n, size)

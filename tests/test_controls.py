@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from test_trainer import make_trainer, weights
 
 from custom_types import CELLS, TASKS, Role, Verdict
-from test_trainer import make_trainer, weights
 
 
 def roles(trainer) -> set[Role]:

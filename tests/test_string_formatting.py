@@ -136,7 +136,10 @@ def test_a_proposal_in_another_form_is_malformed(task, pattern):
 
 def test_only_the_asked_letter_may_and_must_be_unknown():
     for filled in ("xyp", "xy", "xp", "yp", "x", "y", "p", ""):
-        numbers = [number if letter in filled else letter for letter, number in zip("xyp", "247")]
+        numbers = [
+            number if letter in filled else letter
+            for letter, number in zip("xyp", "247", strict=True)
+        ]
         for task in TASKS:
             parsed = parse_proposer(box("{} * {} ≡ 1 (mod {})".format(*numbers)), task)
             legal = set("xyp") - set(filled) == {task.asked}

@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from constants import CUDA_MODEL, TINY_MODEL
 from custom_types import TASKS, Policy
 from model.args import AZRArgs
 
@@ -33,6 +34,8 @@ class Console:
 
     def start(self, policy: Policy, device: str) -> None:
         """Name what is trained, where, how it samples and where the run is kept."""
+        if policy.name == TINY_MODEL:
+            self.rich.print(f"training the embedded policy; with a GPU the default is {CUDA_MODEL}")
         args, size = self.args, sum(weight.numel() for weight in policy.model.parameters())
         self.rich.print(
             f"{policy.name}: {size:,} parameters on {device}, run directory {self.run_dir}"
