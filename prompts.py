@@ -45,7 +45,7 @@ Any such prime is accepted: p must divide the product of the two numbers minus 1
 )
 
 _PROPOSER_RULES = r"""
-Your problem is worth most when a solver gets it right on some attempts and wrong on others; one that is always or never solved is worth nothing. Do not repeat a known problem. Known problems:
+Your problem is worth most when a solver gets it right on some attempts and wrong on others; one that is always or never solved is worth nothing. Some known problems:
 $references
 
 You may reason first, briefly: the whole response may have at most $max_tokens tokens. End it with the problem inside \boxed{}, written exactly like this, with $letter left as a letter; the last \boxed{} decides.

@@ -53,7 +53,7 @@ class AZRArgs:
         "seldom they are solved",
         choices=("uniform", "unsolved"),
     )
-    temperature: float = _flag(1.0, "of sampling, in rollouts and logprobs", above=0)
+    temperature: float = _flag(1.0, "of sampling and of logprobs", least=0.01, most=100)
     max_proposal_tokens: int = _flag(
         6, "a proposal that has not ended by then is malformed", least=1
     )
@@ -79,7 +79,7 @@ class AZRArgs:
     invalid_reward: float = _flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = _flag(0.0, "of a valid proposal solved never or always")
     # the update
-    lr: float = _flag(1e-3, "AdamW's learning rate", above=0)
+    lr: float = _flag(1e-3, "AdamW's learning rate", above=0, most=1)
     lr_warmup: int = _flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
     lr_hold: int = _flag(60, "steps before the learning rate decays", least=0)
     lr_half_life: float = _flag(40.0, "steps in which it halves after that; 0: never", least=0)
@@ -112,6 +112,11 @@ class AZRArgs:
             raise ArgumentError(
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
+            )
+        if self.advantage == "grpo" and not self.train_attempts:
+            raise ArgumentError(
+                "--advantage grpo --no-train-attempts: must have --train-attempts, or there is no "
+                "group of attempts to compare"
             )
         if not self.model.strip():
             raise ArgumentError(f"--model {self.model!r}: must be tiny, a hub id or a local folder")
@@ -199,6 +204,8 @@ def _allowed(item) -> str:
     )
     if limits["choices"]:
         return " or ".join(limits["choices"])
+    if limits["above"] is not None and limits["most"] is not None:
+        return f"{noun[_wanted(item)]} above {limits['above']} and at most {limits['most']}"
     if limits["above"] is not None:
         return f"{noun[_wanted(item)]} above {limits['above']}"
     if limits["most"] is not None:

@@ -167,11 +167,7 @@ def rollout(
         max_rows=max_rows,
         generator=generator,
     )
-    texts = policy.tokenizer.batch_decode(
-        [response.ids[: len(response.ids) - response.finished] for response in responses],
-        skip_special_tokens=False,
-        clean_up_tokenization_spaces=False,
-    )
+    texts = decode(policy.tokenizer, responses)
     return [
         Rollout(
             prompt.role, prompt.task, prompt.problem, prompt.ids,
@@ -181,13 +177,28 @@ def rollout(
     ]  # fmt: skip
 
 
+def decode(tokenizer, responses: Sequence[Response]) -> list[str]:
+    """The text of each response without its stop id. A model may sample ids that its tokenizer has
+    no word for; a response with one is unreadable, U+FFFD, rather than the text around it."""
+    known = len(tokenizer)
+    bodies = [response.ids[: len(response.ids) - response.finished] for response in responses]
+    texts = tokenizer.batch_decode(
+        bodies, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    return [
+        text if all(token < known for token in body) else "\ufffd"
+        for text, body in zip(texts, bodies, strict=True)
+    ]
+
+
 def position_ids(attention_mask: Tensor) -> Tensor:
     """0, 1, 2, ... over the real tokens of each row (rows, time), whichever side is padded."""
     return attention_mask.long().cumsum(1).sub(1).clamp(min=0)
 
 
 def _score(hidden: Tensor, targets: Tensor, head, temperature: float) -> tuple[Tensor, Tensor]:
-    logits = head(hidden).float() / temperature
+    logits = head(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     log_normaliser = logits.logsumexp(-1, keepdim=True)
     logprobs = logits.gather(-1, targets[:, None]) - log_normaliser
     entropy = log_normaliser.squeeze(-1) - ((logits - log_normaliser).exp() * logits).sum(-1)
@@ -200,7 +211,7 @@ def token_logprobs(
     """Log-probability and entropy, in nats, of the sampling distribution at each response token.
 
     input_ids (batch, time) int64; attention_mask, response_mask (batch, time) bool. Returns two
-    (batch, time) float32 tensors whose entry t belongs to token t of `input_ids` (so it comes from
+    (batch, time) float32 tensors (float64 for a float64 model) whose entry t belongs to token t of `input_ids` (so it comes from
     the logits at t - 1) and is 0 outside `response_mask`. Only response positions get logits, a
     chunk at a time, recomputed in the backward pass: a vocabulary of 151,936 over every position
     would not fit a GPU. Raises ValueError for a response that starts at position 0.
@@ -224,5 +235,5 @@ def token_logprobs(
         for part, target in zip(hidden.split(chunk), targets.split(chunk), strict=True)
     ]
     logprobs, entropy = (torch.cat(parts) for parts in zip(*scored, strict=True))
-    blank = torch.zeros(response_mask.shape, device=input_ids.device)
+    blank = logprobs.new_zeros(response_mask.shape)
     return blank.index_put((rows, columns), logprobs), blank.index_put((rows, columns), entropy)

@@ -96,14 +96,27 @@ def load_pretrained(name: str) -> Policy:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # of any of the libraries that read a model's files
         raise PolicyError(
             f"--model {name}: holds no causal language model with its tokenizer "
             f"({type(error).__name__}); {advice}"
         ) from error
+    _require_plain_head(name, model)
     # Keeps 0.3 MB a token of a 3B model for the backward pass where it would be over 4.
     model.activation_checkpointing_enable({"use_reentrant": False})
     return _policy(name, model, tokenizer)
+
+
+@torch.no_grad()
+def _require_plain_head(name: str, model) -> None:
+    """Raise PolicyError for a model that does more to its logits than its output layer does:
+    training scores tokens by backbone and output layer."""
+    ids = torch.arange(4)[None]
+    hidden = model.base_model(input_ids=ids).last_hidden_state
+    if not torch.allclose(
+        model(input_ids=ids).logits, model.get_output_embeddings()(hidden), atol=1e-3
+    ):
+        raise PolicyError(f"--model {name}: must be a model whose logits are its output layer's")
 
 
 def _require_hub_model(name: str, advice: str) -> None:
@@ -128,5 +141,9 @@ def _policy(name: str, model, tokenizer) -> Policy:
             f"--model {name}: its tokenizer has no end token, so no response would end"
         )
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops)
-    prompts = PROMPT_SETS[getattr(model.config, "prompt_set", CHAT.name)]
+    prompts = PROMPT_SETS.get(getattr(model.config, "prompt_set", CHAT.name))
+    if prompts is None:
+        raise PolicyError(
+            f"--model {name}: its config names a prompt_set other than {set(PROMPT_SETS)}"
+        )
     return Policy(name, model, tokenizer, prompts, tuple(sorted(stops)), pad)

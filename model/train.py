@@ -39,7 +39,7 @@ def train(args: AZRArgs) -> Path:
     run = RunDirectory(args)
     try:
         policy = load_policy(args)
-    except PolicyError:
+    except BaseException:  # an interrupt too: nothing has been run yet
         run.discard()
         raise
     set_seed(args.seed)

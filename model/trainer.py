@@ -5,7 +5,7 @@ advantages -> minibatches -> log-probabilities -> objective -> optimizer   learn
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -196,13 +196,16 @@ class AZRTrainer:
     def learning_phase(self, played: Round) -> dict[str, float]:
         """Turn a round's rollouts into optimizer steps; metrics."""
         args = self.args
+        self.policy.model.train()  # activation checkpointing is off in eval mode
         frozen = args.proposer == "frozen"
         self.scored, metrics = self._rescore(played.answers if frozen else played.scored)
         self.advantages = compute_advantages(
             torch.tensor([item.reward for item in self.scored]),
             torch.tensor([item.rollout.cell for item in self.scored]),
             mode=args.advantage,
-            groups=_problem_groups(self.scored) if args.advantage == "grpo" else None,
+            groups=_problem_groups(self.scored, args.n_attempts)
+            if args.advantage == "grpo"
+            else None,
         ).tolist()
         self.optimizer.param_groups[0]["lr"] = metrics["learning_rate"] = self.learning_rate
         replay = ReplayBuffer(self.scored, self.advantages)
@@ -216,7 +219,8 @@ class AZRTrainer:
     @torch.no_grad()
     def _rescore(self, scored: Sequence[Scored]) -> tuple[list[Scored], dict[str, float]]:
         """Replace the sampler's log-probabilities by those of the training forward: ρ starts at 1."""
-        rescored, entropies, difference = [], [], 0.0
+        order = {id(item): index for index, item in enumerate(scored)}
+        rescored, entropies, difference = list(scored), [0.0] * len(scored), 0.0
         items = [(item, 0.0) for item in scored]
         for part in microbatches(items, self.args.microbatch_tokens):
             batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
@@ -224,10 +228,11 @@ class AZRTrainer:
             mask = batch.response_mask
             difference = max(difference, (logprobs - batch.old_logprobs)[mask].abs().max().item())
             values = iter(logprobs[mask].tolist())  # row by row, as the rollouts are
-            for item, _ in part:
+            for (item, _), total in zip(part, entropy.sum(1).tolist(), strict=True):
                 own = tuple(islice(values, len(item.rollout.response_ids)))
-                rescored.append(replace(item, rollout=replace(item.rollout, old_logprobs=own)))
-            entropies += entropy.sum(1).tolist()
+                index = order[id(item)]
+                rescored[index] = replace(item, rollout=replace(item.rollout, old_logprobs=own))
+                entropies[index] = total
         metrics = entropy_metrics([item.rollout for item in rescored], entropies)
         return rescored, metrics | {"sampling/logp_difference_max": difference}
 
@@ -281,14 +286,14 @@ def _solve_rates(attempts: Sequence[tuple[Rollout, Verdict]]) -> dict[Problem, f
     return {problem: sum(own) / len(own) for problem, own in outcomes.items()}
 
 
-def _problem_groups(scored: Sequence[Scored]) -> torch.Tensor:
-    """(n,) int64: a number for each problem that is answered, -1 for proposals."""
-    numbers: dict[Problem, int] = {}
+def _problem_groups(scored: Sequence[Scored], n_attempts: int) -> torch.Tensor:
+    """(n,) int64: a number for each problem with at least n answers; -1 for any other row."""
+    answered = Counter(i.rollout.problem for i in scored if i.rollout.role is Role.SOLVER)
+    attempted = [problem for problem, count in answered.items() if count >= n_attempts]
+    numbers = {problem: number for number, problem in enumerate(attempted)}
     return torch.tensor(
         [
-            numbers.setdefault(item.rollout.problem, len(numbers))
-            if item.rollout.role is Role.SOLVER
-            else -1
+            numbers.get(item.rollout.problem, -1) if item.rollout.role is Role.SOLVER else -1
             for item in scored
         ]
     )

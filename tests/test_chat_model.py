@@ -4,23 +4,26 @@ Oracle: the files of a real run.
 """
 
 import json
+import math
 
+import torch
+from accelerate import Accelerator
 from test_cli import command, rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from custom_types import Prompt, Role, TaskType
+from model.args import AZRArgs
+from model.inference import Response, decode, rollout
+from model.policy import load_policy, load_pretrained
+from model.trainer import AZRTrainer
+from utils.string_formatting import PromptRenderer, parse_solver
 
 
 def test_a_chat_model_takes_the_same_path(tmp_path):
     """A small random Qwen2 with a chat template, in a local folder, with the chat preset's switches:
     K references, answers apart from attempts, micro-batches, chat prompts."""
-    tokenizer = byte_tokenizer()
-    config = Qwen2Config(
-        vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    Qwen2ForCausalLM(config).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    save_model(tmp_path / "model")
     result = command(
         "--model", "model", "--run-dir", "run", "--total-steps", "2", "--eval-every", "2", "--batch-size", "2",
         "--n-references", "2", "--max-answer-tokens", "5", "--max-proposal-tokens", "6", "--rollout-rows", "5", "--microbatch-tokens", "3000",
@@ -41,6 +44,22 @@ def test_a_chat_model_takes_the_same_path(tmp_path):
     assert last["grad_norm"] is not None and last["malformed_frac/proposer_abduction"] == 1
 
 
+def save_model(folder, stop_ids=None) -> None:
+    """A random Qwen2 of the shape of a chat model, its vocabulary 8 ids larger than its tokenizer."""
+    tokenizer = byte_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer) + 8, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(config)
+    if stop_ids is not None:
+        model.generation_config.eos_token_id = stop_ids
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Bytes as tokens, with Qwen's chat markup."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -58,3 +77,81 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     return fast
+
+
+def test_the_update_of_a_loaded_model_checkpoints_its_activations(tmp_path):
+    """Each layer runs forward twice for one backward pass: once, and again to recompute."""
+    save_model(tmp_path)
+    args = AZRArgs(
+        model=str(tmp_path), batch_size=1, n_attempts=2, max_proposal_tokens=4, max_answer_tokens=4
+    )
+    policy = load_policy(args)
+    trainer = AZRTrainer(
+        policy, PromptRenderer.for_policy(policy, args), args, Accelerator(cpu=True)
+    )
+    played = trainer.rollout_phase()
+    passes = []
+    policy.model.model.layers[0].mlp.register_forward_pre_hook(
+        lambda *_: passes.append(torch.is_grad_enabled())
+    )
+    metrics = trainer.learning_phase(played)
+    assert sum(passes) == 2 * trainer.updates > 0
+    assert metrics["grad_norm"] > 0
+
+
+def test_every_stop_id_ends_a_response(tmp_path):
+    """The generation config's second end token ends one too, and stays out of the text."""
+    save_model(tmp_path, stop_ids=[2, 7])
+    policy = load_pretrained(str(tmp_path))
+    assert policy.stop_ids == (2, 7)
+    prompts = [
+        Prompt(Role.SOLVER, TaskType.DEDUCTION, None, "", (5, index), 30) for index in range(3, 60)
+    ]
+    rollouts = rollout(
+        policy, prompts, temperature=1.0, max_rows=16, generator=torch.Generator().manual_seed(0)
+    )
+    ends = {item.response_ids[-1] for item in rollouts if item.finished}
+    assert ends == {2, 7}
+    for item in rollouts:
+        assert not {2, 7} & set(item.response_ids[: len(item.response_ids) - item.finished])
+
+
+def test_ids_that_the_tokenizer_has_no_word_for_make_a_response_unreadable(tmp_path):
+    """Their text would vanish, and what is left around them could be an answer."""
+    tokenizer = byte_tokenizer()
+    box = tokenizer(r"\boxed{", add_special_tokens=False)["input_ids"]
+    five, end = tokenizer("5}", add_special_tokens=False)["input_ids"]
+    unknown = len(tokenizer) + 3
+    responses = [
+        Response((*box, five, end, 2), (0.0,) * (len(box) + 3), True),
+        Response((*box, unknown, five, end, 2), (0.0,) * (len(box) + 4), True),
+    ]
+    readable, unreadable = decode(tokenizer, responses)
+    assert parse_solver(readable) == 5
+    assert parse_solver(unreadable) is None
+
+
+def test_bfloat16_autocast_trains_the_same_path(tmp_path):
+    """A step as on a GPU but for the device: finite numbers, float32 weights that moved."""
+    save_model(tmp_path)
+    args = AZRArgs(
+        model=str(tmp_path), batch_size=2, n_attempts=2, max_proposal_tokens=4, max_answer_tokens=4
+    )
+    policy = load_policy(args)
+    before = [weight.detach().clone() for weight in policy.model.parameters()]
+    trainer = AZRTrainer(policy, PromptRenderer.for_policy(policy, args), args, CpuAutocast())
+    metrics = trainer.step()
+    assert math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
+    after = list(policy.model.parameters())
+    assert {weight.dtype for weight in after} == {torch.float32}
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+class CpuAutocast(Accelerator):
+    """Accelerate refuses bf16 on some CPUs; torch's own autocast does what it would on a GPU."""
+
+    def __init__(self):
+        super().__init__(cpu=True)
+
+    def autocast(self, *args, **kwargs):
+        return torch.autocast("cpu", dtype=torch.bfloat16)

@@ -1,5 +1,7 @@
 """The controls of a study, in the real trainer. Oracle: which rows are there, and who is paid what."""
 
+from collections import Counter
+
 import pytest
 import torch
 from test_trainer import make_trainer, weights
@@ -48,9 +50,11 @@ def test_grpo_compares_the_attempts_at_one_problem(warm_tiny):
     attempts earned the same."""
     trainer = make_trainer(warm_tiny[0], advantage="grpo", batch_size=16, n_attempts=4)
     trainer.step()
-    groups = {}
+    groups, answered = {}, Counter(item.rollout.problem for item in trainer.scored[48:])
+    assert {item.rollout.role for item in trainer.scored[48:]} == {Role.SOLVER}
     for item, advantage in zip(trainer.scored, trainer.advantages, strict=True):
-        key = item.rollout.problem if item.rollout.role is Role.SOLVER else item.rollout.cell
+        alone = item.rollout.role is Role.PROPOSER or answered[item.rollout.problem] < 4
+        key = item.rollout.cell if alone else item.rollout.problem
         groups.setdefault(key, []).append((item.reward, advantage))
     assert len(groups) > len(CELLS)
     for rows in groups.values():

@@ -59,9 +59,8 @@ def gradient_of_objective(model, ids, mask, rewards, *, sign=1.0, shift=0) -> to
     tokens is 1/LENGTH of its sum, so the weighted sum over sequences is multiplied by LENGTH."""
     scored = torch.roll(ids, shift, 1) if shift else ids
     logprobs, _ = token_logprobs(model, scored, torch.ones_like(mask), mask, TEMPERATURE)
-    logprobs = logprobs.double()
     true, _ = token_logprobs(model, ids, torch.ones_like(mask), mask, TEMPERATURE)
-    weights = true.sum(1).exp().double().detach()
+    weights = true.sum(1).exp().detach()
     objective, extra = compute_azr_objective(
         logprobs, logprobs.detach(), sign * rewards * weights, mask, denominator=1
     )
@@ -72,6 +71,11 @@ def gradient_of_objective(model, ids, mask, rewards, *, sign=1.0, shift=0) -> to
 def flat_gradient(model, value) -> torch.Tensor:
     gradients = torch.autograd.grad(value, list(model.parameters()), allow_unused=True)
     return torch.cat([g.flatten() for g in gradients if g is not None])
+
+
+def exactness(model) -> float:
+    """Float64 throughout for the table; a Qwen2 computes its norms in float32 whatever its dtype."""
+    return 1e-12 if isinstance(model, MockTransformer) else 1e-6
 
 
 def relative_difference(a, b) -> float:
@@ -87,7 +91,9 @@ def setting(request):
 
 def test_the_objective_climbs_the_expected_reward(setting):
     model, ids, mask, rewards, expected = setting
-    assert relative_difference(gradient_of_objective(model, ids, mask, rewards), expected) < 1e-6
+    assert relative_difference(
+        gradient_of_objective(model, ids, mask, rewards), expected
+    ) < exactness(model)
 
 
 def test_with_the_sign_flipped_it_does_not(setting):
@@ -106,4 +112,4 @@ def test_a_baseline_does_not_change_the_gradient(setting):
     """Metamorphic: the mean that advantages subtract is worth nothing in expectation."""
     model, ids, mask, rewards, expected = setting
     shifted = gradient_of_objective(model, ids, mask, rewards - 3.0)
-    assert relative_difference(shifted, expected) < 1e-5
+    assert relative_difference(shifted, expected) < exactness(model)

@@ -20,12 +20,14 @@ class Console:
 
     def __init__(self, args: AZRArgs, run_dir: Path):
         self.args, self.run_dir = args, run_dir
-        self.rich = RichConsole(quiet=args.quiet, file=sys.stdout, highlight=False, soft_wrap=True)
+        self.rich = RichConsole(
+            quiet=args.quiet, file=sys.stdout, highlight=False, markup=False, soft_wrap=True
+        )
         columns = (
             TextColumn("step"),
             MofNCompleteColumn(),
             BarColumn(bar_width=20),
-            TextColumn("{task.fields[status]}"),
+            TextColumn("{task.fields[status]}", markup=False),
             TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=self.rich, disable=args.quiet, transient=True)

@@ -74,15 +74,13 @@ def format_answer(content: object) -> str:
 def example_problem(asked: Problem, min_prime: int, max_prime: int) -> Problem:
     """The worked example in the prompt of `asked`: legal, of its task, and no help with it.
 
-    2 * (p+1)/2 = p + 1 and (p-1) * (p-1) = p * (p-2) + 1 are both 1 modulo p. The smallest prime of
-    the range will do unless it answers `asked` too (induction), where the next one that does not is
-    taken; a range of one prime leaves no choice.
+    It is the same for every problem of a range, so that it tells nothing of the answer, except
+    where it would be the asked equation itself or its mirror image. With p the middle prime,
+    2 * (p+1)/2 = p + 1 and (p-1) * (p-1) = p * (p-2) + 1 are both 1 modulo p.
     """
     primes = [q for q in PRIMES if min_prime <= q <= max_prime]
-    if asked.task is TaskType.INDUCTION:
-        primes = [q for q in primes if asked.x * asked.y % q != 1] or primes
-    p = primes[0]
-    if asked.p == p and {asked.x, asked.y} & {2, (p + 1) // 2}:
+    p = primes[len(primes) // 2]
+    if asked.p == p and {asked.x, asked.y} == {2, (p + 1) // 2}:
         return Problem(asked.task, p - 1, p - 1, p)
     return Problem(asked.task, 2, (p + 1) // 2, p)
 
@@ -152,7 +150,7 @@ class PromptRenderer:
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt, up to where the policy's own words begin."""
         if self.tokenizer.chat_template is None:
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return tuple(self.tokenizer(text)["input_ids"])
         messages = [{"role": "user", "content": text}]
         encoded = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=True

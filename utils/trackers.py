@@ -45,4 +45,7 @@ class WandbTracker:
             function(*args, **kwargs)
         except Exception as error:  # whatever a tracker raises, training goes on
             self._run = None
-            warnings.warn(f"wandb stopped ({error}); metrics.jsonl goes on", stacklevel=2)
+            warnings.warn(
+                f"wandb stopped ({type(error).__name__}: {error}); metrics.jsonl goes on",
+                stacklevel=2,
+            )

@@ -31,6 +31,7 @@ from scipy import stats
 
 from constants import ROOT, RUNS_DIR
 from custom_types import TASKS
+from model.args import ArgumentError, parse_args
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
 
 CONDITIONS = {
@@ -60,12 +61,29 @@ def is_finished(run_dir: Path, total_steps: int) -> bool:
         return False
 
 
+def conflict(run_dir: Path, flags: Sequence[str], seed: int, total_steps: int) -> str | None:
+    """Why a folder cannot be this run's: it holds something else. None if it can."""
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return None
+    wanted = parse_args([*flags, "--seed", str(seed), "--total-steps", str(total_steps)])
+    ignored = {"run_dir", "quiet"}
+    try:
+        found = read_config(run_dir)["args"]
+    except (RunDirectoryError, ValueError, KeyError):
+        return f"--output: {run_dir} must be empty or a run of this study, and is neither"
+    for name, value in wanted.as_dict().items():
+        if name not in ignored and found.get(name) != value:
+            flag = "--" + name.replace("_", "-")
+            return f"--output: {run_dir} holds a run with {flag} {found.get(name)}, not {value}"
+    return None
+
+
 def run(run_dir: Path, flags: Sequence[str], seed: int, total_steps: int) -> str | None:
     """Train in a process of its own unless that is done; an error message or None."""
     if is_finished(run_dir, total_steps):
         return None
     if run_dir.exists():
-        shutil.rmtree(run_dir)  # this study's own unfinished run
+        shutil.rmtree(run_dir)  # the same run, unfinished
     command = [sys.executable, str(ROOT / "model" / "train.py"), *flags, "--quiet"]
     command += ["--seed", str(seed), "--total-steps", str(total_steps), "--run-dir", str(run_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -168,14 +186,20 @@ def main(argv: Sequence[str]) -> int:
         name: [given.output / name / f"seed{seed}" for seed in range(given.seeds)]
         for name in given.only
     }
+    runs = [
+        (path, (*CONDITIONS[name], *given.flags.split()), seed, given.total_steps)
+        for name, paths in results.items()
+        for seed, path in enumerate(paths)
+    ]
+    try:
+        conflicts = [reason for one in runs if (reason := conflict(*one))]
+    except ArgumentError as error:
+        conflicts = [f"--flags: {error}"]
+    if conflicts:
+        print(conflicts[0], file=sys.stderr)
+        return 2
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [
-            pool.submit(
-                run, path, (*CONDITIONS[name], *given.flags.split()), seed, given.total_steps
-            )
-            for name, paths in results.items()
-            for seed, path in enumerate(paths)
-        ]
+        jobs = [pool.submit(run, *one) for one in runs]
         errors = [error for job in jobs if (error := job.result())]
     if errors:
         print("\n".join(errors), file=sys.stderr)

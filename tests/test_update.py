@@ -1,0 +1,112 @@
+"""How the trainer wires an update: each setting does what it says, in a real step.
+
+Oracles: arithmetic, metamorphic pairs, a spy optimizer, recomputation from the rows.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from test_trainer import WithoutRefill, make_trainer, weights
+
+from custom_types import TASKS, Role, Verdict
+
+
+def entropy_after(policy, coef: float, monkeypatch) -> float:
+    """Mean proposer and solver entropy in the second step, when all rewards of the first are equal."""
+    monkeypatch.setattr("model.trainer.compute_r_total", lambda *args, **kwargs: 0.0)
+    trainer = make_trainer(policy, entropy_coef=coef, lr_warmup=0)
+    trainer.step()
+    metrics = trainer.step()
+    return metrics["entropy/solver"] + metrics["entropy/proposer"]
+
+
+def test_the_entropy_bonus_raises_entropy(warm_tiny, monkeypatch):
+    with_bonus, without = (entropy_after(warm_tiny[0], coef, monkeypatch) for coef in (0.1, 0.0))
+    assert with_bonus > without + 0.05
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_sampling_and_scoring_use_the_same_temperature(warm_tiny, temperature):
+    metrics = make_trainer(warm_tiny[0], temperature=temperature).step()
+    assert metrics["sampling/logp_difference_max"] < 1e-4
+
+
+def test_the_learning_rate_by_hand(warm_tiny):
+    trainer = make_trainer(warm_tiny[0], lr=0.8, lr_warmup=10, lr_hold=60, lr_half_life=40.0)
+    rates = {}
+    for step in (1, 5, 10, 60, 100, 140):
+        trainer.steps = step
+        rates[step] = trainer.learning_rate
+    # Rises by 0.08 a step to 0.8, holds to step 60, then halves every 40 steps.
+    expected = {1: 0.08, 5: 0.4, 10: 0.8, 60: 0.8, 100: 0.4, 140: 0.2}
+    assert rates == pytest.approx(expected)
+    trainer.args = replace(trainer.args, lr_warmup=0, lr_half_life=0.0)
+    assert trainer.learning_rate == 0.8
+
+
+def test_the_optimizer_gets_that_learning_rate(warm_tiny):
+    trainer = make_trainer(warm_tiny[0], lr=0.01, lr_warmup=10)
+    trainer.step()
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_gradients_are_clipped_to_the_norm(warm_tiny):
+    """With plain SGD at lr 1 the weights move by the clipped gradient itself."""
+    trainer = make_trainer(warm_tiny[0], minibatches=1, max_grad_norm=1e-3, lr=1.0, lr_warmup=0)
+    trainer.optimizer = torch.optim.SGD(trainer.policy.model.parameters(), lr=1.0)
+    before = weights(trainer)
+    metrics = trainer.step()
+    moved = torch.cat([(b - a).flatten() for a, b in zip(before, weights(trainer), strict=True)])
+    assert metrics["grad_norm"] > 1e-2
+    assert moved.norm().item() == pytest.approx(1e-3, rel=0.01)
+
+
+@pytest.mark.parametrize("side", ["clip_low", "clip_high"])
+def test_each_clip_reaches_the_objective(warm_tiny, side):
+    """With no room on one side, every token that drifts there is clipped."""
+    wide = dict(clip_low=1.0, clip_high=100.0, lr_warmup=0, minibatches=4)
+    free = make_trainer(warm_tiny[0], **wide).step()["clip_ratio"]
+    tight = make_trainer(warm_tiny[0], **{**wide, side: 0.0}).step()["clip_ratio"]
+    assert free == 0 < tight
+
+
+def test_the_aggregate_reaches_the_objective(warm_tiny):
+    """Two one-minibatch steps from the same weights and rows: rewards are equal but for one long
+    proposal, whose tokens weigh more by token than by sequence, so the gradients differ."""
+    norms = {
+        aggregate: make_trainer(
+            warm_tiny[0], aggregate=aggregate, minibatches=1, entropy_coef=0.0
+        ).step()["grad_norm"]
+        for aggregate in ("sequence", "token")
+    }
+    assert abs(norms["token"] / norms["sequence"] - 1) > 0.01
+
+
+def test_what_is_answered_is_remembered(warm_tiny):
+    """After one step a problem's running rate is its first answers' by hand: 0.9 r + 0.1 c each."""
+    trainer = make_trainer(warm_tiny[0], WithoutRefill, batch_size=32, n_attempts=4)
+    trainer.step()
+    rates = {}
+    for item in trainer.scored:
+        if item.rollout.role is Role.SOLVER:
+            old = rates.get(item.rollout.problem, 0.0)
+            correct = item.verdict is Verdict.CORRECT
+            rates[item.rollout.problem] = 0.9 * old + 0.1 * correct
+    kept = {(task, *p): rate for task, *p, rate in trainer.problems.state_dict()["problems"]}
+    assert any(rates.values())
+    for task in TASKS:
+        for problem in trainer.problems.problems(task):
+            remembered = kept[str(task), problem.x, problem.y, problem.p]
+            assert remembered == pytest.approx(rates.get(problem, 0.0))
+
+
+def test_rows_keep_their_order_whatever_the_microbatches(warm_tiny):
+    """So neither what is logged nor how minibatches are drawn depends on lengths."""
+    rows = []
+    for tokens in (10**6, 64):
+        trainer = make_trainer(warm_tiny[0], microbatch_tokens=tokens)
+        trainer.step()
+        rows.append([(i.rollout.role, i.rollout.task, i.rollout.text) for i in trainer.scored])
+    assert rows[0] == rows[1]
+    assert [role for role, *_ in rows[0]] == sorted(role for role, *_ in rows[0])
