@@ -80,9 +80,9 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
     Path(folder).mkdir(parents=True, exist_ok=True)
     written = []
 
-    def save(figure, axes, name):
+    def save(figure, axes, name, legend="best"):
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="best", framealpha=0.8)
+            axes.legend(loc=legend, framealpha=0.8)
         path = Path(folder) / name
         figure.savefig(path)
         plt.close(figure)
@@ -111,7 +111,7 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
         _draw(axes, runs, f"eval/accuracy_{task}", colour, str(task))
     _draw(axes, runs, "eval/accuracy", "#555555", "mean of the tasks")
     axes.set_ylim(-0.02, 1.02)
-    save(figure, axes, "accuracy.png")
+    save(figure, axes, "accuracy.png", legend="center right")
     return written
 
 
