@@ -9,6 +9,7 @@ TINY_MODEL = "tiny"  # the embedded policy: a small Qwen2 built and format-warme
 CUDA_MODEL = "Qwen/Qwen2.5-3B-Instruct"  # what runs where a GPU is present
 
 DEFAULT_SEED = 0
+LAST_EVALUATIONS = 3  # a run has reached the mean of so many
 
 # The first 113 primes. Each is small enough that every table of inverses fits in memory.
 # fmt: off

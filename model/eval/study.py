@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
-from constants import ROOT, RUNS_DIR
+from constants import LAST_EVALUATIONS, ROOT, RUNS_DIR
 from custom_types import TASKS
 from model.args import ArgumentError, parse_args
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
@@ -48,7 +48,6 @@ CONDITIONS = {
     "entropy_0.001": ("--entropy-coef", "0.001"),
 }
 GOAL = 0.9
-LAST_EVALUATIONS = 3
 
 
 def is_finished(run_dir: Path, total_steps: int) -> bool:
@@ -96,7 +95,8 @@ def run(run_dir: Path, flags: Sequence[str], seed: int, total_steps: int) -> str
 
 
 def curve(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Solver completions spent and mean greedy accuracy, at each evaluation."""
+    """Solver completions spent, B n a task and step where attempts are trained on (which a study
+    assumes), and mean greedy accuracy, at each evaluation."""
     args = read_config(run_dir)["args"]
     per_step = len(TASKS) * args["batch_size"] * args["n_attempts"]
     points = [
@@ -116,7 +116,7 @@ def interval(values: Sequence[float]) -> str:
 
 
 def table(results: Mapping[str, Sequence[Path]]) -> str:
-    """Markdown: final accuracy, completions to the goal, valid proposals, best proposer reward."""
+    """Markdown: final accuracy, completions to the goal, valid proposals of the last 20 steps."""
     lines = [
         f"| condition | seeds | final accuracy | solver completions to {GOAL} | reached by | valid proposals |",
         "|---|---|---|---|---|---|",

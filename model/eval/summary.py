@@ -14,10 +14,11 @@ from statistics import fmean, median
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
+from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from utils.run_directory import RunDirectoryError, read_config, read_metrics
 
-LAST_EVALUATIONS, LAST_STEPS = 3, 20
+LAST_STEPS = 20
 
 
 def summary_row(run_dir: str | Path) -> dict[str, str]:
