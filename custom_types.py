@@ -2,7 +2,7 @@
 
 A proposal's life, left to right::
 
-    Prompt -> Rollout -> Scored -> MiniBatch
+    Prompt -> Rollout -> Scored -> Example -> MiniBatch
 
 Every record carries its own `role` and `task`; nothing downstream infers them from an array
 position or a loop variable. Enum values are the strings that metric keys are joined from.
@@ -178,6 +178,15 @@ class Round:
         return tuple(item for item, _ in self.proposals) + self.answers
 
 
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A row of the update: a rollout, its advantage, and how many rows it counts as."""
+
+    rollout: Rollout
+    advantage: float
+    weight: float = 1.0
+
+
 @dataclass(frozen=True)
 class MiniBatch:
     """Padded rows `[prompt][response][right pad]`; made by `collate`, the only padded thing.
@@ -185,7 +194,7 @@ class MiniBatch:
     input_ids (batch, time) int64; attention_mask (batch, time) bool, true on prompt and response;
     response_mask (batch, time) bool, true on response tokens, end token included;
     old_logprobs (batch, time) float32, entry t belongs to token t, 0 outside `response_mask`;
-    advantages (batch,) float32; cells (batch,) int64 in 0..5.
+    advantages, weights (batch,) float32; cells (batch,) int64 in 0..5.
     """
 
     input_ids: "Tensor"
@@ -193,6 +202,7 @@ class MiniBatch:
     response_mask: "Tensor"
     old_logprobs: "Tensor"
     advantages: "Tensor"
+    weights: "Tensor"
     cells: "Tensor"
 
     def to(self, device) -> "MiniBatch":

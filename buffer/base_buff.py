@@ -1,16 +1,17 @@
 """What a run remembers: the problems accepted so far, and this step's rollouts.
 
 `ProblemBuffer` holds unique `Problem`s by task and draws references and refills with a generator of
-its own. `ReplayBuffer` holds one step's `Scored` rollouts with their advantages and hands them out
-as shuffled minibatches; `collate` is the one place where rows are padded.
+its own. `ReplayBuffer` holds one step's rollouts with their advantages, equal ones once, and hands them
+out as shuffled minibatches; `collate` is the one place where rows are padded.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from random import Random
 
 import torch
 
-from custom_types import TASKS, MiniBatch, Problem, Scored, TaskType
+from custom_types import TASKS, Example, MiniBatch, Problem, Rollout, TaskType
 
 RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem comes in
 LEAST_WEIGHT = 0.02  # of a problem that is always solved, beside 1 of one that never is
@@ -43,6 +44,12 @@ class ProblemBuffer:
             return False
         self._problems[problem.task][problem] = 0.0
         return True
+
+    def add_triple(self, problem: Problem) -> None:
+        """Keep what the other tasks ask about the same x, y and p."""
+        for task in TASKS:
+            if not (task is TaskType.INDUCTION and problem.x == problem.y == 1):
+                self.add(replace(problem, task=task))
 
     def record(self, problem: Problem, correct: bool) -> None:
         """Take in one answer to a known problem."""
@@ -96,14 +103,14 @@ class ProblemBuffer:
         self._rng.setstate((version, tuple(words), gauss))
 
 
-def collate(items: Sequence[tuple[Scored, float]], pad_id: int) -> MiniBatch:
-    """Pad rollouts, each with its advantage, to rows `[prompt][response][right pad]`.
+def collate(examples: Sequence[Example], pad_id: int) -> MiniBatch:
+    """Pad examples to rows `[prompt][response][right pad]`.
 
     The response mask is built from lengths: a sampled end or pad token is a token like any other.
     Example: prompt 7 8 and response 9 2 beside a row of length 3 become ids `7 8 9 2` with mask
     `0 0 1 1`, and `. . . p` with a pad. Raises ValueError where a length does not fit.
     """
-    rows = [scored.rollout for scored, _ in items]
+    rows = [example.rollout for example in examples]
     for row in rows:
         if (
             not row.prompt_ids
@@ -131,51 +138,65 @@ def collate(items: Sequence[tuple[Scored, float]], pad_id: int) -> MiniBatch:
         old_logprobs=padded(
             [(0.0,) * len(row.prompt_ids) + row.old_logprobs for row in rows], 0.0, torch.float32
         ),
-        advantages=torch.tensor([advantage for _, advantage in items], dtype=torch.float32),
+        advantages=torch.tensor([example.advantage for example in examples]),
+        weights=torch.tensor([example.weight for example in examples]),
         cells=torch.tensor([row.cell for row in rows]),
     )
 
 
-def response_count(items: Sequence[tuple[Scored, float]], aggregate: str) -> int:
-    """The objective's denominator over all of `items`: responses, or their tokens."""
+def response_count(examples: Sequence[Example], aggregate: str) -> float:
+    """The objective's denominator over `examples`: responses, or their tokens, by weight."""
     if aggregate == "sequence":
-        return len(items)
-    return sum(len(scored.rollout.response_ids) for scored, _ in items)
+        return sum(example.weight for example in examples)
+    return sum(example.weight * len(example.rollout.response_ids) for example in examples)
 
 
 class ReplayBuffer:
-    """One step's scored rollouts with their advantages; emptied by making a new one."""
+    """One step's rollouts as examples; emptied by making a new one.
 
-    def __init__(self, scored: Sequence[Scored], advantages: Sequence[float]):
-        self.items = tuple(zip(scored, advantages, strict=True))
+    Rollouts with the same prompt, response and advantage have the same gradient, so they become one
+    example that weighs as much as all of them: sampling finds the same short answer many times.
+    weights: what each rollout counts before that, 1 by default.
+    """
+
+    def __init__(
+        self,
+        rollouts: Sequence[Rollout],
+        advantages: Sequence[float],
+        weights: Sequence[float] | None = None,
+    ):
+        weights = [1.0] * len(rollouts) if weights is None else weights
+        merged: dict[tuple, list] = {}
+        for rollout, advantage, weight in zip(rollouts, advantages, weights, strict=True):
+            key = rollout.prompt_ids, rollout.response_ids, advantage
+            merged.setdefault(key, [rollout, advantage, 0.0])[2] += weight
+        self.examples = [Example(*values) for values in merged.values()]
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.examples)
 
-    def minibatches(self, n: int, rng: Random) -> list[list[tuple[Scored, float]]]:
-        """All items in `n` shuffled parts of nearly equal size, each item once, none empty."""
-        items = rng.sample(self.items, len(self.items))
-        n = min(n, len(items))
-        return [items[part::n] for part in range(n)]
+    def minibatches(self, n: int, rng: Random) -> list[list[Example]]:
+        """All examples in `n` shuffled parts of nearly equal size, each once, none empty."""
+        examples = rng.sample(self.examples, len(self.examples))
+        n = min(n, len(examples))
+        return [examples[part::n] for part in range(n)]
 
 
-def microbatches(
-    items: Sequence[tuple[Scored, float]], max_tokens: int
-) -> Iterator[list[tuple[Scored, float]]]:
-    """`items` in parts that `collate` pads to at most `max_tokens` positions each, or of one row.
+def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[Example]]:
+    """`examples` in parts that `collate` pads to at most `max_tokens` positions each, or of one row.
 
     Sorted by length, so that little is padding. How they are split does not change the update, as
     long as every part is given the denominator of the whole.
     """
 
-    def length(item: tuple[Scored, float]) -> int:
-        return len(item[0].rollout.prompt_ids) + len(item[0].rollout.response_ids)
+    def length(example: Example) -> int:
+        return len(example.rollout.prompt_ids) + len(example.rollout.response_ids)
 
-    part: list = []
-    for item in sorted(items, key=length):
-        if part and length(item) * (len(part) + 1) > max_tokens:
+    part: list[Example] = []
+    for example in sorted(examples, key=length):
+        if part and length(example) * (len(part) + 1) > max_tokens:
             yield part
             part = []
-        part.append(item)
+        part.append(example)
     if part:
         yield part

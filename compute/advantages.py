@@ -7,10 +7,13 @@ normalisation. Example: rewards 1, 0, 0, 1 in one cell have mean 1/2 and std sqr
 advantages are +-0.866.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from custom_types import CELLS
+from custom_types import CELLS, Role, Scored
 
 ADVANTAGE_MODES = ("task_relative", "global", "grpo")
 
@@ -58,3 +61,17 @@ def _normalise_within(rewards: Tensor, groups: Tensor) -> Tensor:
         if own.max() > own.min():
             advantages[members] = (own - own.mean()) / own.std(correction=1)
     return advantages.float()
+
+
+def attempt_groups(scored: Sequence[Scored], n_attempts: int) -> Tensor:
+    """For "grpo": (n,) int64, a number for each problem with at least `n_attempts` answers among
+    `scored`; -1 for any other row."""
+    answered = Counter(item.rollout.problem for item in scored if item.rollout.role is Role.SOLVER)
+    attempted = [problem for problem, count in answered.items() if count >= n_attempts]
+    numbers = {problem: number for number, problem in enumerate(attempted)}
+    return torch.tensor(
+        [
+            numbers.get(item.rollout.problem, -1) if item.rollout.role is Role.SOLVER else -1
+            for item in scored
+        ]
+    )

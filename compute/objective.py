@@ -20,23 +20,28 @@ def aggregate_tokens(
     response_mask: Tensor,
     aggregate: str = "sequence",
     denominator: float | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Mean of `values` (batch, time) over the mask, as a scalar.
 
     aggregate: "sequence" weighs responses equally, "token" weighs tokens equally. denominator: how
     many responses (or tokens) the mean is over, when this batch is only a part; None counts those
-    of this batch. Rows without a response token count for nothing. Values outside the mask are not
-    read, whatever they are.
+    of this batch. weights: (batch,) how many times each row counts, None for once. Rows without a
+    response token count for nothing. Values outside the mask are not read, whatever they are.
     """
     values = torch.where(response_mask, values, 0.0)
     lengths = response_mask.sum(1)
     if aggregate == "sequence":
-        total, count = (values.sum(1) / lengths.clamp(min=1)).sum(), (lengths > 0).sum()
+        totals, counts = values.sum(1) / lengths.clamp(min=1), (lengths > 0).to(values.dtype)
     elif aggregate == "token":
-        total, count = values.sum(), lengths.sum()
+        totals, counts = values.sum(1), lengths.to(values.dtype)
     else:
         raise ValueError(f'aggregate must be "sequence" or "token", not {aggregate!r}')
-    return total / (count.clamp(min=1) if denominator is None else denominator)
+    if weights is not None:
+        totals, counts = weights * totals, weights * counts
+    if denominator is None:
+        denominator = counts.sum() if counts.any() else 1
+    return totals.sum() / denominator
 
 
 def compute_azr_objective(
@@ -49,11 +54,13 @@ def compute_azr_objective(
     clip_high: float = 0.2,
     aggregate: str = "sequence",
     denominator: float | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped objective, to be maximised, and its diagnostics.
 
     new_logprobs, old_logprobs: (batch, time) float, nats. advantages: (batch,) float.
-    response_mask: (batch, time) bool. clip_low, clip_high, aggregate, denominator: see above.
+    response_mask: (batch, time) bool. clip_low, clip_high, aggregate: see above. denominator,
+    weights: as `aggregate_tokens` has them.
     Diagnostics, all detached: `approx_kl`, the estimate ρ - 1 - log ρ of KL(old, new) and
     `clip_ratio`, the share of tokens whose gradient the clip removes, both aggregated like the
     objective; `ratio_max`, the largest ρ. Raises ValueError on other shapes.
@@ -75,17 +82,12 @@ def compute_azr_objective(
     advantage = advantages[:, None]
     unclipped = advantage * ratio
     clipped = advantage * ratio.clamp(1 - clip_low, 1 + clip_high)
-    objective = aggregate_tokens(
-        torch.minimum(unclipped, clipped), response_mask, aggregate, denominator
-    )
+    mean_over = response_mask, aggregate, denominator, weights
+    objective = aggregate_tokens(torch.minimum(unclipped, clipped), *mean_over)
     with torch.no_grad():
         diagnostics = {
-            "approx_kl": aggregate_tokens(
-                ratio - 1 - log_ratio, response_mask, aggregate, denominator
-            ),
-            "clip_ratio": aggregate_tokens(
-                (clipped < unclipped).to(ratio.dtype), response_mask, aggregate, denominator
-            ),
+            "approx_kl": aggregate_tokens(ratio - 1 - log_ratio, *mean_over),
+            "clip_ratio": aggregate_tokens((clipped < unclipped).to(ratio.dtype), *mean_over),
             "ratio_max": torch.where(response_mask, ratio, 0.0).max(),
         }
     return objective, diagnostics

@@ -6,12 +6,23 @@ completion, and for a valid one what `compute_r_propose` says of its solve rate.
 problem that 3 of 8 attempts solved earns its proposer 1 - 3/8 = 0.625.
 """
 
-from custom_types import Role, Verdict
+from collections import defaultdict
+from collections.abc import Sequence
+
+from custom_types import Problem, Role, Rollout, Verdict
 
 CORRECT_REWARD = 1.0
 WRONG_REWARD = -0.5
 MALFORMED_REWARD = -1.0
 REWARD_SCHEMES = ("learnability", "constant", "format")
+
+
+def compute_solve_rates(attempts: Sequence[tuple[Rollout, Verdict]]) -> dict[Problem, float]:
+    """The share of correct attempts at each problem that was attempted."""
+    outcomes: dict[Problem, list[bool]] = defaultdict(list)
+    for attempt, verdict in attempts:
+        outcomes[attempt.problem].append(verdict is Verdict.CORRECT)
+    return {problem: sum(own) / len(own) for problem, own in outcomes.items()}
 
 
 def compute_r_propose(solve_rate: float, *, extreme_reward: float = 0.0) -> float:

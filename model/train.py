@@ -77,6 +77,8 @@ def _loop(args, run, trainer: AZRTrainer, evaluator: Evaluator, tracker, console
                 started = time.perf_counter()
                 with trainer.accelerator.autocast():
                     metrics |= evaluator.accuracy(problems)
+                    if args.eval_uniform:
+                        metrics |= evaluator.uniform_reward()
                 metrics["time/eval"] = time.perf_counter() - started
             run.log_metrics(metrics)
             run.log_rollouts(
@@ -86,6 +88,7 @@ def _loop(args, run, trainer: AZRTrainer, evaluator: Evaluator, tracker, console
                 trainer.policy.tokenizer,
                 args.logged_rollouts,
             )
+            run.log_problems(step, trainer.played)
             tracker.log(metrics)
             console.step(metrics)
 

@@ -5,7 +5,7 @@ advantages -> minibatches -> log-probabilities -> objective -> optimizer   learn
 """
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,11 +15,12 @@ import torch
 from accelerate import Accelerator
 
 from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches, response_count
-from compute.advantages import compute_advantages
+from compute.advantages import attempt_groups, compute_advantages
 from compute.objective import aggregate_tokens, compute_azr_objective
-from compute.reward import compute_r_total
+from compute.reward import compute_r_total, compute_solve_rates
 from custom_types import (
     TASKS,
+    Example,
     MiniBatch,
     Policy,
     Problem,
@@ -74,6 +75,7 @@ class AZRTrainer:
             Random(f"{args.seed}/sampling").getrandbits(63)
         )
         self.steps = self.updates = self.num_tokens = 0
+        self.played: Round | None = None
         self.scored: list[Scored] = []
         self.advantages: list[float] = []
 
@@ -90,7 +92,7 @@ class AZRTrainer:
         """One self-play step; its metrics."""
         self.steps += 1
         started = time.perf_counter()
-        played = self.rollout_phase()
+        played = self.played = self.rollout_phase()
         rolled_out = time.perf_counter()
         learned = self.learning_phase(played)
         ended = time.perf_counter()
@@ -116,6 +118,8 @@ class AZRTrainer:
         proposed = [problem for *_, problem in judged if problem is not None]
         valid = list(dict.fromkeys(self._draw() if args.proposer == "uniform" else proposed))
         novel = [problem for problem in valid if self.problems.add(problem)]
+        for problem in novel if args.share_triples else ():
+            self.problems.add_triple(problem)
 
         attempted = [problem for problem in valid for _ in range(args.n_attempts)]
         further = self._further_problems(valid)
@@ -123,7 +127,7 @@ class AZRTrainer:
         verdicts = [(answer, judge_rollout(answer, *span)[0]) for answer in answers]
         for answer, verdict in verdicts:
             self.problems.record(answer.problem, verdict is Verdict.CORRECT)
-        solve_rates = _solve_rates(verdicts[: len(attempted)])
+        solve_rates = compute_solve_rates(verdicts[: len(attempted)])
         kept = verdicts if args.train_attempts else verdicts[len(attempted) :]
 
         return Round(
@@ -198,51 +202,58 @@ class AZRTrainer:
         args = self.args
         self.policy.model.train()  # activation checkpointing is off in eval mode
         frozen = args.proposer == "frozen"
-        self.scored, metrics = self._rescore(played.answers if frozen else played.scored)
+        self.scored = list(played.answers if frozen else played.scored)
+        rollouts = [item.rollout for item in self.scored]
+        cells = torch.tensor([rollout.cell for rollout in rollouts])
         self.advantages = compute_advantages(
             torch.tensor([item.reward for item in self.scored]),
-            torch.tensor([item.rollout.cell for item in self.scored]),
+            cells,
             mode=args.advantage,
-            groups=_problem_groups(self.scored, args.n_attempts)
+            groups=attempt_groups(self.scored, args.n_attempts)
             if args.advantage == "grpo"
             else None,
         ).tolist()
+        weight = {Role.PROPOSER: args.proposer_weight, Role.SOLVER: 1.0}
+        weights = [weight[rollout.role] for rollout in rollouts]
+        replay = ReplayBuffer(rollouts, self.advantages, weights)
+        replay.examples, metrics = self._rescore(replay.examples)
         self.optimizer.param_groups[0]["lr"] = metrics["learning_rate"] = self.learning_rate
-        replay = ReplayBuffer(self.scored, self.advantages)
         minibatches = replay.minibatches(args.minibatches, self.shuffling)
-        updates = [self._update(items) for items in minibatches]
+        denominator = response_count(replay.examples, args.aggregate) / len(minibatches)
+        updates = [self._update(examples, denominator) for examples in minibatches]
         for key in updates[0]:
             values = [update[key] for update in updates]
             metrics[key] = max(values) if key == "ratio_max" else sum(values) / len(values)
-        return metrics
+        return metrics | {"examples": len(replay)}
 
     @torch.no_grad()
-    def _rescore(self, scored: Sequence[Scored]) -> tuple[list[Scored], dict[str, float]]:
+    def _rescore(self, examples: Sequence[Example]) -> tuple[list[Example], dict[str, float]]:
         """Replace the sampler's log-probabilities by those of the training forward: ρ starts at 1."""
-        order = {id(item): index for index, item in enumerate(scored)}
-        rescored, entropies, difference = list(scored), [0.0] * len(scored), 0.0
-        items = [(item, 0.0) for item in scored]
-        for part in microbatches(items, self.args.microbatch_tokens):
+        rescored, entropies, difference = [], [], 0.0
+        for part in microbatches(examples, self.args.microbatch_tokens):
             batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
             logprobs, entropy = self._logprobs(batch)
             mask = batch.response_mask
             difference = max(difference, (logprobs - batch.old_logprobs)[mask].abs().max().item())
-            values = iter(logprobs[mask].tolist())  # row by row, as the rollouts are
-            for (item, _), total in zip(part, entropy.sum(1).tolist(), strict=True):
-                own = tuple(islice(values, len(item.rollout.response_ids)))
-                index = order[id(item)]
-                rescored[index] = replace(item, rollout=replace(item.rollout, old_logprobs=own))
-                entropies[index] = total
-        metrics = entropy_metrics([item.rollout for item in rescored], entropies)
+            values = iter(logprobs[mask].tolist())  # row by row, as the examples are
+            for example in part:
+                own = tuple(islice(values, len(example.rollout.response_ids)))
+                rescored.append(
+                    replace(example, rollout=replace(example.rollout, old_logprobs=own))
+                )
+            entropies += entropy.sum(1).tolist()
+        metrics = entropy_metrics(rescored, entropies)
         return rescored, metrics | {"sampling/logp_difference_max": difference}
 
-    def _update(self, items: Sequence[tuple[Scored, float]]) -> dict[str, float]:
+    def _update(self, examples: Sequence[Example], denominator: float) -> dict[str, float]:
         """One optimizer step on one minibatch, in as many parts as fit; diagnostics."""
         args, diagnostics = self.args, defaultdict(float)
-        denominator = response_count(items, args.aggregate)
-        for part in microbatches(items, args.microbatch_tokens):
+        for part in microbatches(examples, args.microbatch_tokens):
             batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
             logprobs, entropy = self._logprobs(batch)
+            mean_over = dict(
+                aggregate=args.aggregate, denominator=denominator, weights=batch.weights
+            )
             objective, extra = compute_azr_objective(
                 logprobs,
                 batch.old_logprobs,
@@ -250,10 +261,9 @@ class AZRTrainer:
                 batch.response_mask,
                 clip_low=args.clip_low,
                 clip_high=args.clip_high,
-                aggregate=args.aggregate,
-                denominator=denominator,
+                **mean_over,
             )
-            bonus = aggregate_tokens(entropy, batch.response_mask, args.aggregate, denominator)
+            bonus = aggregate_tokens(entropy, batch.response_mask, **mean_over)
             loss = -objective - args.entropy_coef * bonus
             self.accelerator.backward(loss)
             diagnostics["ratio_max"] = max(diagnostics["ratio_max"], extra.pop("ratio_max").item())
@@ -276,24 +286,3 @@ class AZRTrainer:
                 batch.response_mask,
                 self.args.temperature,
             )
-
-
-def _solve_rates(attempts: Sequence[tuple[Rollout, Verdict]]) -> dict[Problem, float]:
-    """The share of correct attempts at each problem that was attempted."""
-    outcomes: dict[Problem, list[bool]] = defaultdict(list)
-    for attempt, verdict in attempts:
-        outcomes[attempt.problem].append(verdict is Verdict.CORRECT)
-    return {problem: sum(own) / len(own) for problem, own in outcomes.items()}
-
-
-def _problem_groups(scored: Sequence[Scored], n_attempts: int) -> torch.Tensor:
-    """(n,) int64: a number for each problem with at least n answers; -1 for any other row."""
-    answered = Counter(i.rollout.problem for i in scored if i.rollout.role is Role.SOLVER)
-    attempted = [problem for problem, count in answered.items() if count >= n_attempts]
-    numbers = {problem: number for number, problem in enumerate(attempted)}
-    return torch.tensor(
-        [
-            numbers.get(item.rollout.problem, -1) if item.rollout.role is Role.SOLVER else -1
-            for item in scored
-        ]
-    )

@@ -13,8 +13,9 @@ transformers_logging.disable_progress_bar()
 
 @pytest.fixture(scope="session")
 def warm_tiny():
-    """(policy, renderer, args): `tiny` after the default warm start. Not to be trained in place."""
-    args = AZRArgs()
+    """(policy, renderer, args): `tiny` of primes up to 13 after the default warm start, the same for
+    every test. Not to be trained in place."""
+    args = AZRArgs(max_prime=13)
     policy = build_tiny(args.max_prime, args.seed)
     renderer = PromptRenderer.for_policy(policy, args)
     warm_start(policy, renderer, args)

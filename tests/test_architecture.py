@@ -20,8 +20,8 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
     "model.args", "model.policy", "model.warm_start", "model.inference",
 }  # fmt: skip
 ANY_UTILS = {
-    "utils.console", "utils.debug_grads", "utils.metrics", "utils.plots", "utils.run_directory",
-    "utils.trackers",
+    "utils.console", "utils.curriculum", "utils.debug_grads", "utils.metrics", "utils.plots",
+    "utils.run_directory", "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
     "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
@@ -40,6 +40,7 @@ ROOMS = {
     "compute.advantages": {"custom_types"},
     "compute.objective": {"custom_types"},
     "buffer.base_buff": {"custom_types"},
+    "model.flags": set(),
     "model.args": {"constants"},
     "model.policy": {"constants", "model.args", "prompts"},
     "model.warm_start": TYPES | {"prime_inversion", "utils.string_formatting", "model.args"},
@@ -47,6 +48,7 @@ ROOMS = {
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
     "utils.console": UTILS,
+    "utils.curriculum": UTILS,
     "utils.debug_grads": UTILS,
     "utils.metrics": UTILS,
     "utils.plots": UTILS,
@@ -57,6 +59,7 @@ ROOMS = {
 
 # What the code needs beyond that table, each with its reason.
 ADDITIONS = {
+    "model.args": {"model.flags"},  # the general part of a dataclass as a command line
     "model.policy": {"custom_types"},  # returns a `Policy`
     "model.warm_start": {
         "prompts"
@@ -66,9 +69,11 @@ ADDITIONS = {
     },  # text in: it parses before it judges
     "utils.metrics": {"prime_inversion"},  # shows the guess rate beside the solve rate
     "utils.plots": {
+        "utils.curriculum",
         "utils.run_directory",
         "prime_inversion",
     },  # draws what a run directory holds, and the chance level
+    "utils.curriculum": {"prime_inversion"},  # has a row for each prime of the range
 }
 
 

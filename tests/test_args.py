@@ -75,8 +75,8 @@ def test_without_flags_the_run_is_the_tiny_one():
     args = parse_args([])
     assert args == AZRArgs() == parse_args(["--model", "tiny"], cuda=True)
     stated = dict(
-        model="tiny", total_steps=200, batch_size=64, n_attempts=4, n_references=1, train_attempts=True,
-        min_prime=5, max_prime=13, temperature=1.0, clip_low=0.2, clip_high=0.2, max_grad_norm=1.0,
+        model="tiny", total_steps=200, batch_size=128, n_attempts=8, n_references=1, train_attempts=True,
+        min_prime=5, max_prime=31, temperature=1.0, clip_low=0.2, clip_high=0.2, max_grad_norm=1.0,
         invalid_reward=-0.5, extreme_reward=0.0, seed_problems=8, aggregate="sequence",
     )  # fmt: skip
     assert {name: getattr(args, name) for name in stated} == stated
@@ -88,6 +88,7 @@ CHAT_VALUES = dict(
     batch_size=32, n_attempts=8, n_references=6, train_attempts=False, max_proposal_tokens=512, max_answer_tokens=512,
     min_prime=5, max_prime=617, lr=1e-6, total_steps=200, rollout_rows=384, adam_beta2=0.999,
     entropy_coef=0.001, minibatches=3, lr_warmup=0, refill="uniform", lr_half_life=0.0, eval_problems=128,
+    eval_uniform=False, share_triples=False, proposer_weight=1.0,
 )  # fmt: skip
 
 

@@ -1,16 +1,14 @@
-"""What a run remembers. Oracles: known distributions, exact counts, the real tokenizer, lengths by hand."""
+"""The problems a run remembers. Oracles: known distributions and exact counts."""
 
 import json
 import random
 from collections import Counter
-from itertools import pairwise
 from random import Random
 
 import pytest
 
-from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches, response_count
-from custom_types import CELLS, TASKS, Problem, Role, Rollout, Scored, TaskType, Verdict
-from model.policy import tiny_tokenizer
+from buffer.base_buff import ProblemBuffer
+from custom_types import TASKS, Problem, TaskType
 from prime_inversion import all_problems
 
 DEDUCTION = TaskType.DEDUCTION
@@ -129,124 +127,15 @@ def test_a_buffer_restored_from_json_goes_on_identically():
     assert restored.add(buffer.problems(DEDUCTION)[0]) is False
 
 
-# ---------------------------------------------------------------- rollouts
+# ---------------------------------------------------------------- shared triples
 
 
-def rollout(prompt, response, role=Role.SOLVER, task=DEDUCTION, text="", finished=True) -> Rollout:
-    logprobs = tuple(-0.5 - 0.25 * k for k in range(len(response)))
-    problem = Problem(task, 2, 4, 7)
-    return Rollout(role, task, problem, tuple(prompt), tuple(response), logprobs, text, finished)
-
-
-def item(prompt_length: int, response_length: int, advantage=0.0, **kwargs):
-    row = rollout(range(10, 10 + prompt_length), range(50, 50 + response_length), **kwargs)
-    return Scored(row, Verdict.WRONG, -0.5), advantage
-
-
-def test_collate_by_hand():
-    # The pad id 0 among the sampled ids is a token like any other.
-    scored = [
-        Scored(rollout((7, 8), (9, 2), Role.PROPOSER, TaskType.INDUCTION), Verdict.VALID, 0.5),
-        Scored(rollout((7, 8, 6), (3, 0, 2), Role.SOLVER, TaskType.ABDUCTION), Verdict.WRONG, -0.5),
-    ]
-    batch = collate(list(zip(scored, (1.5, -2.0), strict=True)), pad_id=0)
-    assert batch.input_ids.tolist() == [[7, 8, 9, 2, 0, 0], [7, 8, 6, 3, 0, 2]]
-    assert batch.attention_mask.int().tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
-    assert batch.response_mask.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]]
-    assert batch.old_logprobs.tolist() == [[0, 0, -0.5, -0.75, 0, 0], [0, 0, 0, -0.5, -0.75, -1.0]]
-    assert batch.advantages.tolist() == [1.5, -2.0]
-    assert batch.cells.tolist() == [2, 3]  # 3 * role + task: proposer induction, solver abduction
-    assert [CELLS[cell] for cell in batch.cells] == [
-        (s.rollout.role, s.rollout.task) for s in scored
-    ]
-
-
-@pytest.mark.parametrize("pad", ["<pad>", "<eos>", "7"])
-def test_the_masked_tokens_are_the_text_and_its_end(pad):
-    # Whatever fills the row: its own token, the end token as in many checkpoints, or a real word.
-    tokenizer = tiny_tokenizer(13)
-
-    def encode(text: str) -> list[int]:
-        return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    texts = [r"\boxed{4}", r"\boxed{2 * y ≡ 1 (mod 7)}", "", r"\boxed{7}7<pad>7", r"\boxed{<eos>"]
-    items = []
-    for text, finished in ((text, finished) for text in texts for finished in (True, False)):
-        ids = encode(text) + [tokenizer.eos_token_id] * finished
-        if ids:
-            row = rollout(encode("5..13 solve "), ids, text=text, finished=finished)
-            items.append((Scored(row, Verdict.WRONG, -0.5), 0.0))
-    batch = collate(items, tokenizer.convert_tokens_to_ids(pad))
-    for (scored, _), ids, response, read in zip(
-        items, batch.input_ids, batch.response_mask, batch.attention_mask, strict=True
-    ):
-        end = "<eos>" if scored.rollout.finished else ""
-        assert tokenizer.decode(ids[response]) == scored.rollout.text + end
-        assert tokenizer.decode(ids[read]) == "5..13 solve " + scored.rollout.text + end
-
-
-@pytest.mark.parametrize(
-    "prompt, response, logprobs", [((), (1,), (0.0,)), ((1,), (), ()), ((1,), (2, 3), (0.0,))]
-)
-def test_a_row_whose_lengths_do_not_fit_is_refused(prompt, response, logprobs):
-    row = Rollout(Role.SOLVER, DEDUCTION, SPACE[0], prompt, response, logprobs, "", True)
-    with pytest.raises(ValueError, match=f"{len(prompt)}, {len(response)}, {len(logprobs)}"):
-        collate([item(2, 2), (Scored(row, Verdict.WRONG, -0.5), 0.0)], pad_id=0)
-
-
-def test_rows_and_advantages_must_be_as_many():
-    with pytest.raises(ValueError):
-        ReplayBuffer([item(1, 1)[0]] * 3, [0.0, 1.0])
-
-
-@pytest.mark.parametrize("size, n", [(12, 4), (13, 4), (15, 4), (3, 8), (1, 1), (0, 4)])
-def test_minibatches_hold_each_item_once_with_its_advantage(size, n):
-    items = [item(1, 1 + k, advantage=float(k)) for k in range(size)]
-    replay = ReplayBuffer(
-        *([list(column) for column in zip(*items, strict=True)] if items else ([], []))
-    )
-    parts = replay.minibatches(n, Random(0))
-    sizes = [len(part) for part in parts]
-    assert sum(sizes) == len(replay) == size and len(parts) == min(n, size)
-    assert not sizes or (max(sizes) - min(sizes) <= 1 and min(sizes) > 0)
-    together = [one for part in parts for one in part]
-    assert sorted(advantage for _, advantage in together) == list(range(size))
-    assert all(len(scored.rollout.response_ids) == 1 + advantage for scored, advantage in together)
-    assert replay.minibatches(n, Random(0)) == parts
-    if size > 10:
-        assert replay.minibatches(n, Random(1)) != parts
-
-
-def test_minibatches_are_shuffled_evenly():
-    replay = ReplayBuffer(
-        *map(list, zip(*[item(1, 1, advantage=float(k)) for k in range(32)], strict=True))
-    )
-    rng = Random(0)
-    first = Counter(a for _ in range(2000) for _, a in replay.minibatches(4, rng)[0])
-    assert (
-        chi_square(first, list(map(float, range(32))), 2000, 8) < 61.1
-    )  # as above, 31 degrees of freedom
-
-
-@pytest.mark.parametrize("max_tokens", [1, 7, 20, 60, 10_000])
-def test_microbatches_keep_the_budget_and_hold_each_item_once(max_tokens):
-    rng = Random(0)
-    items = [item(rng.randint(1, 6), rng.randint(1, 6), advantage=float(k)) for k in range(50)]
-    parts = list(microbatches(items, max_tokens))
-    for part in parts:
-        positions = collate(part, pad_id=0).input_ids.numel()
-        assert positions <= max_tokens or len(part) == 1
-    assert sorted(a for part in parts for _, a in part) == list(range(50))
-    # Greedy: a part is closed only because the next row would not have fitted.
-    for part, following in pairwise(parts):
-        assert collate([*part, following[0]], pad_id=0).input_ids.numel() > max_tokens
-
-
-def test_the_whole_is_counted_in_responses_or_in_their_tokens():
-    items = [item(5, 2), item(1, 6), item(9, 1)]
-    assert (response_count(items, "sequence"), response_count(items, "token")) == (3, 2 + 6 + 1)
-    masked = sum(int(collate(part, 0).response_mask.sum()) for part in microbatches(items, 12))
-    assert masked == response_count(items, "token")
+def test_a_triple_becomes_a_problem_of_each_task():
+    buffer = ProblemBuffer(0)
+    buffer.add_triple(Problem(DEDUCTION, 2, 4, 7))
+    assert [buffer.problems(task) for task in TASKS] == [(Problem(t, 2, 4, 7),) for t in TASKS]
+    buffer.add_triple(Problem(DEDUCTION, 1, 1, 7))  # which is no induction problem
+    assert [len(buffer.problems(task)) for task in TASKS] == [2, 2, 1]
 
 
 # ---------------------------------------------------------------- what is unsolved

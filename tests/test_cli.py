@@ -26,6 +26,8 @@ from model.args import AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
 
 SHORT = [
+    "--max-prime",
+    "13",
     "--total-steps",
     "4",
     "--eval-every",
@@ -65,7 +67,10 @@ def run(tmp_path_factory) -> Path:
 def test_metrics_hold_every_key_of_the_contract(run):
     written = rows(run / "metrics.jsonl")
     assert [row["step"] for row in written] == [0, 1, 2, 3, 4]
-    evaluation = {"eval/accuracy", *(f"eval/accuracy_{task}" for task in TASKS)}
+    evaluation = {
+        "eval/accuracy",
+        *(f"eval/{key}_{task}" for key in ("accuracy", "uniform_reward") for task in TASKS),
+    }
     every_step = {
         *(f"{key}/{role}_{task}" for key in ("reward", "reward_std", "malformed_frac") for role, task in CELLS),
         *(
@@ -108,12 +113,13 @@ def test_rollouts_are_transcripts_of_every_cell(run):
 
 
 def test_plots_and_config_are_there(run):
-    expected = {f"{role}_{task}.png" for role, task in CELLS} | {"accuracy.png"}
+    panels = {f"{role}_{task}.png" for role, task in CELLS}
+    expected = panels | {"accuracy.png", "curriculum.png"}
     plots = {path.name: path.read_bytes()[:8] for path in (run / "plots").iterdir()}
     assert set(plots) == expected and set(plots.values()) == {b"\x89PNG\r\n\x1a\n"}
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
     assert config["args"] == {**AZRArgs().as_dict(), **{
-        "total_steps": 4, "eval_every": 2, "batch_size": 16, "warm_start_steps": 30, "run_dir": "run",
+        "max_prime": 13, "total_steps": 4, "eval_every": 2, "batch_size": 16, "warm_start_steps": 30, "run_dir": "run",
     }}  # fmt: skip
     assert set(config["versions"]) == {"python", "torch", "transformers", "accelerate"}
 
@@ -246,7 +252,7 @@ def test_plots_and_summary_read_a_finished_run(run, tmp_path):
         str(run), str(run), "--output", "pictures", cwd=tmp_path, script="utils/plots.py"
     )
     assert drawn.returncode == 0, drawn.stderr
-    assert len(list((tmp_path / "pictures").glob("*.png"))) == len(CELLS) + 1
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == len(CELLS) + 2
     table = command(str(run), cwd=tmp_path, script="model/eval/summary.py")
     last = rows(run / "metrics.jsonl")
     evaluated = [row for row in last if "eval/accuracy" in row][-3:]
@@ -255,6 +261,7 @@ def test_plots_and_summary_read_a_finished_run(run, tmp_path):
         for task in TASKS
     )
     assert "| 0 | 4 | " in table.stdout and f"| {after} |" in table.stdout
+    assert "| least distinct |" in table.stdout
     for script in ("utils/plots.py", "model/eval/summary.py"):
         refused = command(str(tmp_path), cwd=tmp_path, script=script)
         assert refused.returncode == 2 and "must be a run directory" in refused.stderr

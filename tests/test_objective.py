@@ -152,3 +152,21 @@ def test_shapes_are_checked():
     ):
         with pytest.raises(ValueError):
             compute_azr_objective(*bad)
+
+
+@pytest.mark.parametrize("aggregate", ["sequence", "token"])
+def test_a_weight_is_so_many_equal_rows(aggregate):
+    """Metamorphic: weights 3 and 1 against the first row written three times."""
+    generator = torch.Generator().manual_seed(0)
+    new, old = torch.randn(2, 2, 5, generator=generator)
+    mask = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 1, 1, 1]]).bool()
+    advantages, times = torch.tensor([1.5, -0.5]), [0, 0, 0, 1]
+    weighted, extra = compute_azr_objective(
+        new, old, advantages, mask, aggregate=aggregate, weights=torch.tensor([3.0, 1.0])
+    )
+    written_out, extra_out = compute_azr_objective(
+        new[times], old[times], advantages[times], mask[times], aggregate=aggregate
+    )
+    assert weighted.item() == pytest.approx(written_out.item(), rel=1e-6)
+    for key in ("approx_kl", "clip_ratio", "ratio_max"):
+        assert extra[key].item() == pytest.approx(extra_out[key].item(), rel=1e-6)

@@ -25,7 +25,7 @@ from utils.mocks.mock_transformer import MockConfig, MockTransformer
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_proposer
 
-SMALL = dict(batch_size=8, n_attempts=3, warm_start_steps=0)
+SMALL = dict(max_prime=13, batch_size=8, n_attempts=3, minibatches=4, warm_start_steps=0)
 
 
 def make_trainer(policy: Policy, trainer_class=AZRTrainer, **changes) -> AZRTrainer:

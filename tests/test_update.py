@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_trainer import WithoutRefill, make_trainer, weights
 
-from custom_types import TASKS, Role, Verdict
+from buffer.base_buff import ReplayBuffer
+from custom_types import TASKS, Example, Problem, Role, TaskType, Verdict
 
 
 def entropy_after(policy, coef: float, monkeypatch) -> float:
@@ -110,3 +111,67 @@ def test_rows_keep_their_order_whatever_the_microbatches(warm_tiny):
         rows.append([(i.rollout.role, i.rollout.task, i.rollout.text) for i in trainer.scored])
     assert rows[0] == rows[1]
     assert [role for role, *_ in rows[0]] == sorted(role for role, *_ in rows[0])
+
+
+def test_a_proposal_weighs_what_the_flag_says(warm_tiny):
+    """With a negligible weight the update is that of the answers alone; with one answer's weight it
+    is not."""
+    gradients = {}
+    for weight in (1e-9, 1.0, None):
+        trainer = make_trainer(
+            warm_tiny[0], proposer_weight=weight or 1.0, minibatches=1, aggregate="token"
+        )
+        played = trainer.rollout_phase()
+        if weight is None:
+            played = replace(played, proposals=())
+        trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
+        trainer.learning_phase(played)
+        gradients[weight] = torch.cat(
+            [weight.grad.flatten() for weight in trainer.policy.model.parameters()]
+        )
+    alone = gradients[None]
+    assert ((gradients[1e-9] - alone).norm() / alone.norm()).item() < 1e-5
+    assert ((gradients[1.0] - alone).norm() / alone.norm()).item() > 0.01
+
+
+def test_merging_equal_rows_keeps_the_gradient(warm_tiny, monkeypatch):
+    """The plain path, one row for each rollout, in float64."""
+    gradients = []
+    for merged in (True, False):
+        trainer = make_trainer(warm_tiny[0], minibatches=1, batch_size=16, n_attempts=8)
+        trainer.policy.model.double()
+        played = trainer.rollout_phase()
+        trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
+        if not merged:
+            monkeypatch.setattr("model.trainer.ReplayBuffer", PlainReplay)
+        metrics = trainer.learning_phase(played)
+        assert (metrics["examples"] < len(trainer.scored)) == merged
+        gradients.append(
+            torch.cat([weight.grad.flatten() for weight in trainer.policy.model.parameters()])
+        )
+    assert ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item() < 1e-6
+
+
+class PlainReplay(ReplayBuffer):
+    def __init__(self, rollouts, advantages, weights):
+        rows = zip(rollouts, advantages, weights, strict=True)
+        self.examples = [Example(*row) for row in rows]
+
+
+def test_shared_triples_are_known_to_every_task(warm_tiny):
+    for shared in (True, False):
+        trainer = make_trainer(warm_tiny[0], batch_size=32, share_triples=shared)
+        before = {task: set(trainer.problems.problems(task)) for task in TASKS}
+        trainer.step()
+        added = {
+            (p.x, p.y, p.p, task)
+            for task in TASKS
+            for p in set(trainer.problems.problems(task)) - before[task]
+        }
+        twins = {
+            (x, y, p, task) in added or Problem(task, x, y, p) in before[task]
+            for x, y, p, _ in added
+            for task in TASKS
+            if not (task is TaskType.INDUCTION and x == y == 1)
+        }
+        assert twins == ({True} if shared else {True, False})

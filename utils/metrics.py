@@ -8,7 +8,7 @@ Fractions are over the B proposals, or the answers, of a cell. A mean over nothi
 from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
-from custom_types import CELLS, TASKS, Role, Rollout, Round, Scored, Verdict
+from custom_types import CELLS, TASKS, Example, Role, Rollout, Round, Scored, Verdict
 from prime_inversion import guess_rate
 
 NAN = float("nan")
@@ -80,11 +80,13 @@ def time_metrics(rollouts: Sequence[Rollout], rollout: float, update: float) -> 
     }
 
 
-def entropy_metrics(rollouts: Sequence[Rollout], entropies: Sequence[float]) -> dict[str, float]:
-    """Mean entropy a response token, in nats, by role. entropies: the sum over each rollout."""
+def entropy_metrics(examples: Sequence[Example], entropies: Sequence[float]) -> dict[str, float]:
+    """Mean entropy a response token, in nats, by role. entropies: the sum over each response."""
     metrics = {}
     for role in Role:
-        own = [(e, r) for e, r in zip(entropies, rollouts, strict=True) if r.role is role]
-        tokens = sum(len(rollout.response_ids) for _, rollout in own)
-        metrics[f"entropy/{role}"] = sum(e for e, _ in own) / tokens if tokens else NAN
+        pairs = zip(examples, entropies, strict=True)
+        own = [(example, entropy) for example, entropy in pairs if example.rollout.role is role]
+        tokens = sum(example.weight * len(example.rollout.response_ids) for example, _ in own)
+        total = sum(example.weight * entropy for example, entropy in own)
+        metrics[f"entropy/{role}"] = total / tokens if tokens else NAN
     return metrics

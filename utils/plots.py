@@ -1,4 +1,4 @@
-"""Curves from `metrics.jsonl`: proposer and solver for each task, and accuracy.
+"""Curves from `metrics.jsonl`: proposer and solver for each task, and accuracy; and the curriculum.
 
 As a command it draws one or several runs into a folder, several as mean, band and thin lines:
 
@@ -7,6 +7,7 @@ As a command it draws one or several runs into a folder, several as mean, band a
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -20,12 +21,15 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from custom_types import TASKS, Role
+from custom_types import TASKS
 from prime_inversion import all_problems, guess_rate
-from utils.run_directory import RunDirectoryError, read_config, read_metrics
+from utils.curriculum import curriculum_figure
+from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
+GREY = "#777777"
 BAND_ALPHA = 0.2
+MARKED_POINTS = 60  # a series with fewer points shows them
 
 
 def _series(rows: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -35,7 +39,7 @@ def _series(rows: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(steps), np.array([np.nan if v is None else v for v in values], dtype=float)
 
 
-def _draw(axes, runs: Sequence[Sequence[dict]], key: str, colour: str, label: str) -> None:
+def draw(axes, runs: Sequence[Sequence[dict]], key: str, colour: str, label: str, **style) -> None:
     """One run as a line; several as their mean with the range between them and thin lines."""
     series = [_series(rows, key) for rows in runs]
     steps = min((steps for steps, _ in series), key=len)
@@ -44,31 +48,30 @@ def _draw(axes, runs: Sequence[Sequence[dict]], key: str, colour: str, label: st
     values = np.stack([values[: len(steps)] for _, values in series])
     if np.isnan(values).all():
         return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a step where no run has a value: a gap
+        mean, low, high = (f(values, 0) for f in (np.nanmean, np.nanmin, np.nanmax))
     if len(runs) > 1:
         for row in values:
-            axes.plot(steps, row, color=colour, linewidth=0.6, alpha=0.5)
-        axes.fill_between(
-            steps,
-            np.nanmin(values, 0),
-            np.nanmax(values, 0),
-            color=colour,
-            alpha=BAND_ALPHA,
-            linewidth=0,
-        )
-    marker = "o" if len(steps) < 60 else None
+            axes.plot(steps, row, color=colour, linewidth=0.5, alpha=0.4)
+        axes.fill_between(steps, low, high, color=colour, alpha=BAND_ALPHA, linewidth=0)
+    marker = "o" if len(steps) < MARKED_POINTS else None
     axes.plot(
-        steps,
-        np.nanmean(values, 0),
-        color=colour,
-        linewidth=2,
-        label=label,
-        marker=marker,
-        markersize=3,
+        steps, mean, color=colour, linewidth=2, label=label, marker=marker, markersize=3, **style
     )
 
 
+def _level(axes, value: float, text: str) -> None:
+    """A horizontal line that says what it is."""
+    axes.axhline(value, color=GREY, linewidth=1, linestyle=":")
+    axes.annotate(
+        text, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
+        textcoords="offset points", ha="right", va="bottom", fontsize=9, color="#555555",
+    )  # fmt: skip
+
+
 def _figure(title: str, ylabel: str):
-    figure, axes = plt.subplots(figsize=(6, 4), dpi=150, layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 4), dpi=150, layout="constrained", facecolor="white")
     axes.set(title=title, xlabel="self-play step", ylabel=ylabel)
     axes.grid(alpha=0.3)
     return figure, axes
@@ -77,41 +80,50 @@ def _figure(title: str, ylabel: str):
 def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     """Draw every panel into `folder`; the files written. Raises RunDirectoryError."""
     runs = [read_metrics(run_dir) for run_dir in run_dirs]
+    args = read_config(run_dirs[0])["args"]
     Path(folder).mkdir(parents=True, exist_ok=True)
     written = []
 
-    def save(figure, axes, name, legend="best"):
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc=legend, framealpha=0.8)
+    def save(figure, name):
         path = Path(folder) / name
         figure.savefig(path)
         plt.close(figure)
         written.append(path)
 
-    panels = {
-        Role.PROPOSER: (("reward", "mean reward"), ("valid_frac", "valid proposals (share)")),
-        Role.SOLVER: (
-            ("reward", "mean reward"),
-            ("solve_rate", "solve rate of this step's proposals"),
-        ),
-    }
-    for role, ((_, reward_label), (other, other_label)) in panels.items():
-        for task in TASKS:
-            figure, axes = _figure(f"{role.capitalize()}, {task}", "reward, share")
-            _draw(axes, runs, f"reward/{role}_{task}", COLOURS[0], reward_label)
-            _draw(axes, runs, f"{other}/{task}", COLOURS[2], other_label)
-            axes.set_ylim(-1.05, 1.05)
-            save(figure, axes, f"{role}_{task}.png")
+    for task in TASKS:
+        figure, axes = _figure(f"Proposer, {task}", "reward, share")
+        _level(axes, 1 - 1 / args["n_attempts"], "most that a proposal can earn")
+        _level(axes, 0, "always or never solved")
+        draw(axes, runs, f"valid_frac/{task}", COLOURS[2], "valid proposals, share")
+        draw(axes, runs, f"reward/proposer_{task}", COLOURS[0], "mean reward")
+        uniform = f"eval/uniform_reward_{task}"
+        draw(axes, runs, uniform, COLOURS[1], "uniform drawing would earn", linestyle="--")
+        axes.set_ylim(-1.05, 1.05)
+        axes.legend(loc="lower right", framealpha=0.8)
+        save(figure, f"proposer_{task}.png")
+
+        figure, axes = _figure(f"Solver, {task}", "reward, share")
+        _level(axes, 1, "every answer right")
+        draw(axes, runs, f"reward/solver_{task}", COLOURS[0], "mean reward of answers")
+        rate = f"solve_rate/{task}"
+        draw(axes, runs, rate, COLOURS[2], "solve rate of this step's proposals")
+        axes.set_ylim(-1.05, 1.12)
+        axes.legend(loc="lower right", framealpha=0.8)
+        save(figure, f"solver_{task}.png")
 
     figure, axes = _figure("Solver accuracy, greedy", "accuracy")
-    axes.axhline(1, color="#888888", linewidth=1, linestyle="--")
-    chance = fmean(chance_level(run_dir) for run_dir in run_dirs)
-    axes.axhline(chance, color="#888888", linewidth=1, linestyle=":", label="guessing, mean")
+    _level(axes, 1, "perfect")
+    _level(axes, fmean(chance_level(run_dir) for run_dir in run_dirs), "guessing")
     for task, colour in zip(TASKS, COLOURS, strict=True):
-        _draw(axes, runs, f"eval/accuracy_{task}", colour, str(task))
-    _draw(axes, runs, "eval/accuracy", "#555555", "mean of the tasks")
-    axes.set_ylim(-0.02, 1.02)
-    save(figure, axes, "accuracy.png", legend="center right")
+        draw(axes, runs, f"eval/accuracy_{task}", colour, str(task))
+    draw(axes, runs, "eval/accuracy", "#444444", "mean of the tasks")
+    axes.set_ylim(-0.02, 1.08)
+    axes.legend(loc="center right", framealpha=0.8)
+    save(figure, "accuracy.png")
+
+    steps = read_problems(run_dirs[0])
+    if steps:
+        save(curriculum_figure(runs[0], steps, args), "curriculum.png")
     return written
 
 

@@ -10,13 +10,14 @@ import os
 import platform
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from constants import ROOT, RUNS_DIR
-from custom_types import CELLS, Policy, Scored
+from custom_types import CELLS, TASKS, Policy, Round, Scored
 from model.args import AZRArgs
 
 
@@ -49,11 +50,13 @@ class RunDirectory:
             ) from error
         self._metrics = open(self.path / "metrics.jsonl", "w", encoding="utf-8")
         self._rollouts = open(self.path / "rollouts.jsonl", "w", encoding="utf-8")
+        self._problems = open(self.path / "problems.jsonl", "w", encoding="utf-8")
 
     def close(self) -> None:
         """Close the logs."""
         self._metrics.close()
         self._rollouts.close()
+        self._problems.close()
 
     def discard(self) -> None:
         """Leave no trace of a run that could not start."""
@@ -107,6 +110,17 @@ class RunDirectory:
             }
             _append(self._rollouts, row)
 
+    def log_problems(self, step: int, played: Round | None) -> None:
+        """One line of problems.jsonl: by task, `[x, y, p, times proposed, solve rate]` of each
+        problem that was attempted n times in a step."""
+        if played is None:
+            return
+        proposed = Counter(problem for _, problem in played.proposals)
+        row = {"step": step} | {str(task): [] for task in TASKS}
+        for p, rate in played.solve_rates.items():
+            row[str(p.task)].append([p.x, p.y, p.p, proposed[p], rate])
+        _append(self._problems, row)
+
     def save_checkpoint(self, policy: Policy, step: int) -> Path:
         """checkpoints/step_NNNNNN, a Hugging Face folder; complete before it has its name."""
         folder = self.path / "checkpoints" / f"step_{step:06d}"
@@ -131,6 +145,11 @@ def latest_checkpoint(run_dir: str | Path) -> Path:
 def read_metrics(run_dir: str | Path) -> list[dict]:
     """The rows of metrics.jsonl. Raises RunDirectoryError if there is no such file."""
     return [json.loads(line) for line in _read(run_dir, "metrics.jsonl").splitlines()]
+
+
+def read_problems(run_dir: str | Path) -> list[dict]:
+    """The rows of problems.jsonl. Raises RunDirectoryError if there is no such file."""
+    return [json.loads(line) for line in _read(run_dir, "problems.jsonl").splitlines()]
 
 
 def read_config(run_dir: str | Path) -> dict:

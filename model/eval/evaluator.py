@@ -8,12 +8,15 @@ Greedy answers draw no random number, and what is sampled here has a generator o
 evaluating never moves a training stream.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
+from statistics import fmean
 
 import torch
 
+from compute.reward import compute_r_propose
 from custom_types import TASKS, Policy, Problem, Prompt, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
@@ -54,6 +57,7 @@ class Evaluator:
     def __init__(self, policy: Policy, renderer: PromptRenderer, args: AZRArgs):
         self.policy, self.renderer, self.args = policy, renderer, args
         self.references = Random(f"{args.seed}/evaluation references")
+        self.drawing = Random(f"{args.seed}/evaluation drawing")
         self.sampling = torch.Generator().manual_seed(self.references.getrandbits(63))
 
     @classmethod
@@ -86,6 +90,35 @@ class Evaluator:
         """`accuracy_metrics` of one answer to each problem."""
         answers = self.solve(problems, temperature=temperature)
         return accuracy_metrics(problems, [self.judge(answer)[0] for answer in answers])
+
+    def uniform_reward(self) -> dict[str, float]:
+        """`eval/uniform_reward_{task}`: what a proposer would earn now that drew B problems a task
+        uniformly, by n sampled attempts at each of them."""
+        args, metrics = self.args, {}
+        drawn = self._draw()
+        attempts = self.solve(
+            [problem for problem in dict.fromkeys(drawn) for _ in range(args.n_attempts)],
+            temperature=args.temperature,
+        )
+        correct = Counter(a.problem for a in attempts if self.judge(a)[0] is Verdict.CORRECT)
+        for task in TASKS:
+            metrics[f"eval/uniform_reward_{task}"] = fmean(
+                compute_r_propose(
+                    correct[problem] / args.n_attempts, extreme_reward=args.extreme_reward
+                )
+                for problem in drawn
+                if problem.task is task
+            )
+        return metrics
+
+    def _draw(self) -> list[Problem]:
+        args = self.args
+        span = args.min_prime, args.max_prime
+        return [
+            problem
+            for task in TASKS
+            for problem in generate_problems(args.batch_size, self.drawing, *span, tasks=(task,))
+        ]
 
     def _rollout(self, prompts: list[Prompt], temperature: float) -> list[Rollout]:
         return rollout(

@@ -1,9 +1,9 @@
-"""A table of finished runs, from their metrics: what they reached and what it took.
+"""Tables of finished runs, from their logs: what they reached, what their proposers did, what it took.
 
     python model/eval/summary.py RUN_DIR [RUN_DIR ...]
 
-Accuracy is greedy over the evaluation problems: before training, and the mean of the last three
-evaluations. Valid is the share of valid proposals over the last 20 steps. Markdown on stdout.
+Accuracy is greedy over the evaluation problems; what counts, at the end and as a peak, is the mean of
+three evaluations in a row. Markdown on stdout.
 """
 
 import sys
@@ -14,36 +14,113 @@ from statistics import fmean, median
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
+import numpy as np
+
 from constants import LAST_EVALUATIONS
-from custom_types import TASKS
-from utils.run_directory import RunDirectoryError, read_config, read_metrics
+from custom_types import TASKS, TaskType
+from prime_inversion import all_problems
+from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
 
-LAST_STEPS = 20
+LAST_STEPS = 20  # and the length of the window in which a proposer earned most
+FALL_STEPS = 50
+DISTINCT_STEPS = 25
 
 
-def summary_row(run_dir: str | Path) -> dict[str, str]:
-    """One line of the table. Raises RunDirectoryError for a folder that holds no run."""
-    args, rows = read_config(run_dir)["args"], read_metrics(run_dir)
-    evaluated = [row for row in rows if "eval/accuracy" in row]
-    steps = rows[1:]
+class Run:
+    """The logs of one run. Raises RunDirectoryError for a folder that holds none."""
 
-    def each_task(key: str, chosen: Sequence[dict]) -> str:
-        values = [[row[f"{key}{task}"] for row in chosen] for task in TASKS]
-        known = [[value for value in own if value is not None] for own in values]
-        return " ".join(f"{fmean(own):.2f}" if own else "-" for own in known)
+    def __init__(self, run_dir: str | Path):
+        self.args, rows = read_config(run_dir)["args"], read_metrics(run_dir)
+        self.problems = read_problems(run_dir)
+        self.steps = rows[1:]
+        self.evaluated = [row for row in rows if "eval/accuracy" in row]
 
+    def fall(self) -> float | None:
+        """How far accuracy, mean of the tasks, was below its earlier peak in the last 50 steps."""
+        accuracy = [row["eval/accuracy"] for row in self.evaluated]
+        smooth = np.convolve(accuracy, np.ones(LAST_EVALUATIONS) / LAST_EVALUATIONS, "valid")
+        peaks = np.maximum.accumulate(smooth)
+        recent = [row["step"] > len(self.steps) - FALL_STEPS for row in self.evaluated]
+        falls = (peaks - smooth)[recent[LAST_EVALUATIONS - 1 :]]
+        return falls.max() if len(falls) else None
+
+    def best_reward(self, task: TaskType) -> tuple[float, float, int] | None:
+        """The mean reward of the proposer's best 20 steps in a row, what uniform drawing would have
+        earned in them (evaluations, interpolated), and the first of them."""
+        rewards = [row[f"reward/proposer_{task}"] for row in self.steps]
+        if None in rewards or len(rewards) < LAST_STEPS:
+            return None
+        windows = np.convolve(rewards, np.ones(LAST_STEPS) / LAST_STEPS, "valid")
+        first = int(windows.argmax()) + 1
+        key = f"eval/uniform_reward_{task}"
+        known = [row for row in self.evaluated if row.get(key) is not None]
+        if not known:
+            return windows.max(), float("nan"), first
+        steps, values = [row["step"] for row in known], [row[key] for row in known]
+        uniform = np.interp(range(first, first + LAST_STEPS), steps, values).mean()
+        return windows.max(), uniform, first
+
+    def least_distinct(self, task: TaskType) -> float | None:
+        """Distinct problems proposed in 25 steps in a row, over the problems there are or, where
+        those are fewer, over the unsolved ones: the least of any window."""
+        space = len(all_problems(task, self.args["min_prime"], self.args["max_prime"]))
+        accuracy = {row["step"]: row[f"eval/accuracy_{task}"] for row in self.evaluated}
+        shares = []
+        for end in range(DISTINCT_STEPS, len(self.problems) + 1):
+            window = self.problems[end - DISTINCT_STEPS : end]
+            distinct = {(x, y, p) for row in window for x, y, p, n, _ in row[task] if n}
+            last = max(step for step in accuracy if step <= end)
+            unsolved = round(space * (1 - accuracy[last]))
+            if unsolved:
+                shares.append(len(distinct) / min(space, unsolved))
+        return min(shares, default=None)
+
+
+def results_row(run: Run) -> dict[str, str]:
+    """Accuracy, what it lost again, and time."""
+    steps = run.steps
     return {
-        "seed": str(args["seed"]),
-        "steps": str(rows[-1]["step"]),
-        "accuracy before": each_task("eval/accuracy_", evaluated[:1]),
-        "accuracy after": each_task("eval/accuracy_", evaluated[-LAST_EVALUATIONS:]),
-        "valid at step 1": each_task("valid_frac/", steps[:1]),
-        "valid at the end": each_task("valid_frac/", steps[-LAST_STEPS:]),
-        "steps/s": f"{1 / median(row['step_time'] for row in steps):.1f}" if steps else "-",
+        "seed": str(run.args["seed"]),
+        "steps": str(len(steps)),
+        "accuracy before": _each_task(run.evaluated[:1], "eval/accuracy_"),
+        "accuracy after": _each_task(run.evaluated[-LAST_EVALUATIONS:], "eval/accuracy_"),
+        "below its peak": _text(run.fall()),
+        "seconds": f"{sum(row['step_time'] + row.get('time/eval', 0) for row in steps):.0f}",
         "completions/s": f"{median(row['perf/completions_per_second'] for row in steps):.0f}"
         if steps
         else "-",
     }
+
+
+def proposer_row(run: Run) -> dict[str, str]:
+    """Valid proposals, the best rewards beside those of uniform drawing, and diversity."""
+    best = [run.best_reward(task) for task in TASKS]
+    known = [item for item in best if item is not None]
+    return {
+        "seed": str(run.args["seed"]),
+        "valid at step 1": _each_task(run.steps[:1], "valid_frac/"),
+        "valid at the end": _each_task(run.steps[-LAST_STEPS:], "valid_frac/"),
+        "best reward": " ".join(_text(reward) for reward, _, _ in known) or "-",
+        "uniform drawing then": " ".join(_text(uniform) for _, uniform, _ in known) or "-",
+        "from step": " ".join(str(first) for _, _, first in known) or "-",
+        "least distinct": " ".join(_text(run.least_distinct(task)) for task in TASKS),
+    }
+
+
+def _text(value: float | None) -> str:
+    return "-" if value is None or np.isnan(value) else f"{value:.2f}"
+
+
+def _each_task(rows: Sequence[dict], key: str) -> str:
+    values = [[row[f"{key}{task}"] for row in rows] for task in TASKS]
+    known = [[value for value in own if value is not None] for own in values]
+    return " ".join(f"{fmean(own):.2f}" if own else "-" for own in known)
+
+
+def table(rows: Sequence[dict[str, str]]) -> str:
+    """Markdown."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
+    return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows)])
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,14 +129,12 @@ def main(argv: Sequence[str]) -> int:
         print(__doc__)
         return 0 if argv else 2
     try:
-        rows = [summary_row(run_dir) for run_dir in argv]
+        runs = [Run(run_dir) for run_dir in argv]
     except RunDirectoryError as error:
         print(error, file=sys.stderr)
         return 2
-    print("| " + " | ".join(rows[0]) + " |")
-    print("|" + "---|" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(row.values()) + " |")
+    print(table([results_row(run) for run in runs]), end="\n\n")
+    print(table([proposer_row(run) for run in runs]))
     return 0
 
 

@@ -1,0 +1,124 @@
+"""A frozen dataclass as a command line: each field is a flag, with what it may be beside its help.
+
+`total_steps` is `--total-steps`. A wrong value is refused by one sentence that names the flag, the
+value and what is allowed.
+"""
+
+import argparse
+import difflib
+import math
+import re
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, Field, field
+
+
+class ArgumentError(ValueError):
+    """A value that is not allowed; the message is one sentence for the user."""
+
+
+def flag(default, help, *, least=None, most=None, above=None, choices=None):
+    """A field with what its flag may be: an inclusive range, an open lower end, or a choice."""
+    limits = dict(least=least, most=most, above=above, choices=choices)
+    return field(default=default, metadata={"help": help, **limits})
+
+
+def check(item: Field, value) -> None:
+    """Raise ArgumentError unless `value` is what the field may be."""
+    limits = item.metadata
+    wanted, allowed = _wanted(item), _allowed(item)
+    ok = value is None and item.default is None or type(value) is wanted or (
+        wanted is float and type(value) is int
+    )  # fmt: skip
+    ok = ok and (wanted is not float or math.isfinite(value))
+    ok = ok and (limits["least"] is None or value >= limits["least"])
+    ok = ok and (limits["most"] is None or value <= limits["most"])
+    ok = ok and (limits["above"] is None or value > limits["above"])
+    ok = ok and (limits["choices"] is None or value in limits["choices"])
+    if not ok:
+        raise ArgumentError(f"{_name(item)} {value}: must be {allowed}")
+
+
+def _name(item) -> str:
+    return "--" + item.name.replace("_", "-")
+
+
+def _wanted(item) -> type:
+    """int, float, str or bool; of `str | None`, str."""
+    return next((t for t in typing.get_args(item.type) if t is not type(None)), item.type)
+
+
+def _allowed(item) -> str:
+    limits, noun = (
+        item.metadata,
+        {int: "an integer", float: "a number", bool: "true or false", str: "text"},
+    )
+    if limits["choices"]:
+        return " or ".join(limits["choices"])
+    if limits["above"] is not None and limits["most"] is not None:
+        return f"{noun[_wanted(item)]} above {limits['above']} and at most {limits['most']}"
+    if limits["above"] is not None:
+        return f"{noun[_wanted(item)]} above {limits['above']}"
+    if limits["most"] is not None:
+        return f"{noun[_wanted(item)]} from {limits['least']} to {limits['most']}"
+    if limits["least"] is not None:
+        return f"{noun[_wanted(item)]} of at least {limits['least']}"
+    return noun[_wanted(item)]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise ArgumentError(message.removeprefix("argument "))
+
+
+def _convert(item, text):
+    """The text of a flag as its field's type."""
+    try:
+        return text if isinstance(text, bool) else _wanted(item)(text)
+    except ValueError:
+        raise ArgumentError(f"{_name(item)} {text}: must be {_allowed(item)}") from None
+
+
+def _build_parser(chosen: Sequence[Field], **texts: str) -> argparse.ArgumentParser:
+    parser = _Parser(allow_abbrev=False, argument_default=argparse.SUPPRESS, **texts)
+    for item in chosen:
+        shown = "" if item.default in (None, MISSING) else f" [{item.default}]"
+        text = item.metadata["help"].replace("%", "%%") + shown
+        if _wanted(item) is bool:
+            parser.add_argument(_name(item), action=argparse.BooleanOptionalAction, help=text)
+        else:
+            allowed = (
+                _allowed(item).upper()
+                if item.metadata["choices"]
+                else item.name.split("_")[-1].upper()
+            )
+            parser.add_argument(_name(item), metavar=allowed, help=text)
+    return parser
+
+
+def _join_negatives(argv: Sequence[str]) -> list[str]:
+    """`--lr -1e-3` as `--lr=-1e-3`: argparse would take the exponent form for a flag."""
+    joined: list[str] = []
+    for word in argv:
+        if (
+            joined
+            and joined[-1].startswith("--")
+            and "=" not in joined[-1]
+            and re.match(r"-\.?[0-9]", word)
+        ):
+            joined[-1] += "=" + word
+        else:
+            joined.append(word)
+    return joined
+
+
+def parse_values(argv: Sequence[str], chosen: Sequence[Field], **texts: str) -> dict:
+    """What a command line gives the fields `chosen`, by name. Raises ArgumentError, or SystemExit(0)
+    for --help. texts: description and epilog of the help."""
+    given, unknown = _build_parser(chosen, **texts).parse_known_args(_join_negatives(argv))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0].split("=")[0], map(_name, chosen), n=1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
+        raise ArgumentError(f"{unknown[0]}: is not a flag of this program; {hint}")
+    by_name = {item.name: item for item in chosen}
+    return {name: _convert(by_name[name], text) for name, text in vars(given).items()}

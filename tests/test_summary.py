@@ -1,0 +1,63 @@
+"""What is read from a run's logs: the tables' figures and the curriculum. Oracle: logs made by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from custom_types import TASKS
+from model.eval.summary import Run, proposer_row, results_row
+from utils.curriculum import proposal_counts
+
+STEPS = 60
+
+
+@pytest.fixture
+def run(tmp_path):
+    """60 steps, primes 5 to 7 (10 problems of abduction). Accuracy 0.1 a ten steps up to step 40,
+    then 0.3 less. From step 31 to 50 the abduction proposer earns 0.5, before and after that 0.
+    It proposes one problem up to step 30 and another after that."""
+    config = {"args": {"seed": 3, "min_prime": 5, "max_prime": 7, "n_attempts": 8}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    metrics, problems = [], []
+    for step in range(STEPS + 1):
+        row = {"step": step}
+        if step % 10 == 0:
+            accuracy = step / 100 if step <= 40 else 0.1
+            row |= {f"eval/accuracy_{task}": accuracy for task in TASKS}
+            row |= {f"eval/uniform_reward_{task}": step / 100 for task in TASKS}
+            row |= {"eval/accuracy": accuracy, "time/eval": 1.0}
+        if step:
+            row |= {f"valid_frac/{task}": 0.25 if step == 1 else 1.0 for task in TASKS}
+            row |= {f"reward/proposer_{task}": 0.5 * (30 < step <= 50) for task in TASKS}
+            row |= {"step_time": 0.5, "perf/completions_per_second": 100.0}
+            problem = [2, 3, 5, 4, 0.5] if step <= 30 else [3, 2, 5, 4, 0.5]
+            problems.append({"step": step} | {str(task): [problem] for task in TASKS})
+        metrics.append(row)
+    for name, lines in (("metrics", metrics), ("problems", problems)):
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    return tmp_path
+
+
+def test_the_tables_by_hand(run):
+    results, proposers = results_row(Run(run)), proposer_row(Run(run))
+    # Means of three evaluations: .1 .2 .3 .267 .2; the peak 0.3 is at step 40, the last 0.2.
+    assert results["accuracy after"] == "0.20 0.20 0.20" and results["below its peak"] == "0.10"
+    assert results["seconds"] == "36"  # 60 steps of 0.5 s and 6 evaluations of 1 s
+    assert proposers["valid at step 1"] == "0.25 0.25 0.25"
+    # Uniform drawing: step / 100 interpolated over steps 31..50, mean 0.405.
+    assert proposers["best reward"] == "0.50 0.50 0.50" and proposers["from step"] == "31 31 31"
+    reward, uniform, _ = Run(run).best_reward(TASKS[0])
+    assert (reward, uniform) == (pytest.approx(0.5), pytest.approx(0.405))
+    # One distinct problem in 25 steps of 10 problems, 9 of them unsolved at an accuracy of 0.1 (the
+    # evaluation of step 60): 1 / 9; the windows that hold two problems have 2 / 7 or 2 / 6.
+    assert Run(run).least_distinct(TASKS[0]) == pytest.approx(1 / 9)
+
+
+def test_the_counts_of_a_phase(run):
+    steps = [json.loads(line) for line in (run / "problems.jsonl").read_text().splitlines()]
+    counts = proposal_counts(steps, "abduction", (5, 7), 29, 32)
+    expected = np.zeros((2, 7))
+    expected[0, 2] = expected[0, 3] = 8  # two steps of four copies each
+    assert (counts == expected).all()
