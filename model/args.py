@@ -29,7 +29,7 @@ class AZRArgs:
     max_prime: int = flag(31, "largest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
     seed_problems: int = flag(8, "random problems a task in the buffer before step 1", least=1)
     # one step
-    batch_size: int = flag(128, "B, proposals a task", least=1)
+    batch_size: int = flag(96, "B, proposals a task", least=1)
     n_attempts: int = flag(8, "n, attempts at each unique valid proposal", least=1)
     share_triples: bool = flag(
         True, "a valid (x, y, p) becomes a known problem of every task, not only of its own"
@@ -78,7 +78,7 @@ class AZRArgs:
     clip_low: float = flag(0.2, "ratio clip below 1", least=0, most=1)
     clip_high: float = flag(0.2, "ratio clip above 1", least=0)
     aggregate: str = flag("sequence", "what the objective averages", choices=("sequence", "token"))
-    proposer_weight: float = flag(2.0, "what a proposal counts beside an answer", above=0)
+    proposer_weight: float = flag(4.0, "what a proposal counts beside an answer", above=0)
     entropy_coef: float = flag(0.1, "weight of the entropy bonus", least=0)
     max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0)
     # the format-only warm start of tiny

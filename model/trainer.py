@@ -254,15 +254,7 @@ class AZRTrainer:
             mean_over = dict(
                 aggregate=args.aggregate, denominator=denominator, weights=batch.weights
             )
-            objective, extra = compute_azr_objective(
-                logprobs,
-                batch.old_logprobs,
-                batch.advantages,
-                batch.response_mask,
-                clip_low=args.clip_low,
-                clip_high=args.clip_high,
-                **mean_over,
-            )
+            objective, extra = self._objective(logprobs, batch, **mean_over)
             bonus = aggregate_tokens(entropy, batch.response_mask, **mean_over)
             loss = -objective - args.entropy_coef * bonus
             self.accelerator.backward(loss)
@@ -276,6 +268,18 @@ class AZRTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {**diagnostics, "grad_norm": float(norm)}
+
+    def _objective(self, logprobs: torch.Tensor, batch: MiniBatch, **mean_over):
+        """What an update climbs, and its diagnostics."""
+        return compute_azr_objective(
+            logprobs,
+            batch.old_logprobs,
+            batch.advantages,
+            batch.response_mask,
+            clip_low=self.args.clip_low,
+            clip_high=self.args.clip_high,
+            **mean_over,
+        )
 
     def _logprobs(self, batch: MiniBatch) -> tuple[torch.Tensor, torch.Tensor]:
         with self.accelerator.autocast():

@@ -25,7 +25,7 @@ ANY_UTILS = {
 }  # fmt: skip
 NOBODYS = {
     "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
-    "model.eval.report",
+    "model.eval.collapse", "model.eval.report",
 }  # fmt: skip
 
 # module -> the project modules that it may import, as the design has them.

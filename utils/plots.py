@@ -61,12 +61,13 @@ def draw(axes, runs: Sequence[Sequence[dict]], key: str, colour: str, label: str
     )
 
 
-def _level(axes, value: float, text: str) -> None:
+def _level(axes, value: float, text: str, *, above: bool = True) -> None:
     """A horizontal line that says what it is."""
     axes.axhline(value, color=GREY, linewidth=1, linestyle=":")
     axes.annotate(
-        text, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 2),
-        textcoords="offset points", ha="right", va="bottom", fontsize=9, color="#555555",
+        text, (0.99, value), xycoords=("axes fraction", "data"), xytext=(0, 2 if above else -3),
+        textcoords="offset points", ha="right", va="bottom" if above else "top", fontsize=9,
+        color="#555555",
     )  # fmt: skip
 
 
@@ -92,8 +93,8 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
 
     for task in TASKS:
         figure, axes = _figure(f"Proposer, {task}", "reward, share")
-        _level(axes, 1 - 1 / args["n_attempts"], "most that a proposal can earn")
-        _level(axes, 0, "always or never solved")
+        _level(axes, 1 - 1 / args["n_attempts"], "most that a proposal can earn", above=False)
+        _level(axes, 0, "always or never solved", above=False)
         draw(axes, runs, f"valid_frac/{task}", COLOURS[2], "valid proposals, share")
         draw(axes, runs, f"reward/proposer_{task}", COLOURS[0], "mean reward")
         uniform = f"eval/uniform_reward_{task}"

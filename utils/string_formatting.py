@@ -105,6 +105,7 @@ class PromptRenderer:
         self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
         self.max_tokens = dict(max_tokens)
         self.solver = lru_cache(maxsize=8192)(self._solver)  # each problem is attempted many times
+        self.encode = lru_cache(maxsize=8192)(self._encode)  # and shown as a reference many times
 
     @classmethod
     def for_policy(cls, policy: Policy, args) -> "PromptRenderer":
@@ -147,7 +148,7 @@ class PromptRenderer:
     def _prompt(self, role: Role, problem: Problem, text: str) -> Prompt:
         return Prompt(role, problem.task, problem, text, self.encode(text), self.max_tokens[role])
 
-    def encode(self, text: str) -> tuple[int, ...]:
+    def _encode(self, text: str) -> tuple[int, ...]:
         """Token ids of a prompt, up to where the policy's own words begin."""
         if self.tokenizer.chat_template is None:
             return tuple(self.tokenizer(text)["input_ids"])

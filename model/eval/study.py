@@ -1,6 +1,8 @@
-"""Controls: what self-play earns, against the same trainer with one thing changed.
+"""Grids of runs: what self-play earns against the same trainer with one thing changed, and how cost
+grows with the largest prime.
 
     python model/eval/study.py --output runs/study --seeds 3
+    python model/eval/study.py --output runs/growth --grid growth
     python model/eval/study.py --output runs/study --only self uniform
 
 Runs `model/train.py` for every condition and seed, as many at a time as there are cores, each on one
@@ -31,83 +33,119 @@ from scipy import stats
 
 from constants import LAST_EVALUATIONS, ROOT, RUNS_DIR
 from custom_types import TASKS
-from model.args import ArgumentError, parse_args
+from model.args import ArgumentError, AZRArgs, parse_args
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
 
-CONDITIONS = {
-    "self": (),
-    "uniform": ("--proposer", "uniform"),
-    "frozen": ("--proposer", "frozen"),
-    "constant": ("--reward", "constant"),
-    "format": ("--reward", "format"),
-    "global": ("--advantage", "global"),
-    "grpo": ("--advantage", "grpo"),
-    "extreme": ("--extreme-reward", "-0.5"),
-    "invalid": ("--invalid-reward", "-1"),
-    "refill_uniform": ("--refill", "uniform"),
-    "entropy_0.001": ("--entropy-coef", "0.001"),
+# Panel of the figure -> condition -> flags. A condition in two panels is run once.
+CONTROLS = {
+    "who proposes": {
+        "self": (),
+        "uniform": ("--proposer", "uniform"),
+        "frozen": ("--proposer", "frozen"),
+        "self, uniform refill": ("--refill", "uniform"),
+        "uniform, uniform refill": ("--proposer", "uniform", "--refill", "uniform"),
+    },
+    "what is paid": {
+        "self": (),
+        "constant reward": ("--reward", "constant"),
+        "format reward": ("--reward", "format"),
+        "extreme reward -0.5": ("--extreme-reward", "-0.5"),
+        "invalid reward -1": ("--invalid-reward", "-1"),
+    },
+    "how it is learned": {
+        "self": (),
+        "global advantage": ("--advantage", "global"),
+        "grpo advantage": ("--advantage", "grpo"),
+        "proposer weight 1": ("--proposer-weight", "1"),
+        "separate triples": ("--no-share-triples",),
+        "entropy 0.001": ("--entropy-coef", "0.001"),
+    },
 }
+GROWTH = {
+    "largest prime": {
+        "13": ("--max-prime", "13"),
+        "23": ("--max-prime", "23"),
+        "31": ("--max-prime", "31"),
+        "61": ("--max-prime", "61", "--total-steps", "400", "--lr-hold", "300"),
+    }
+}
+GRIDS = {"controls": CONTROLS, "growth": GROWTH}
 GOAL = 0.9
 
 
-def is_finished(run_dir: Path, total_steps: int) -> bool:
+def arguments(flags: Sequence[str], seed: int, further: Sequence[str]) -> list[str]:
+    """The command line of a run; the condition's own flags come last and win."""
+    return ["--seed", str(seed), *further, *flags]
+
+
+def is_finished(run_dir: Path, wanted: AZRArgs) -> bool:
     """Whether a run wrote its last step and its checkpoint."""
     try:
-        return (
-            read_metrics(run_dir)[-1]["step"] == total_steps and latest_checkpoint(run_dir).is_dir()
-        )
+        last = read_metrics(run_dir)[-1]["step"]
+        return last == wanted.total_steps and latest_checkpoint(run_dir).is_dir()
     except (RunDirectoryError, IndexError, ValueError):
         return False
 
 
-def conflict(run_dir: Path, flags: Sequence[str], seed: int, total_steps: int) -> str | None:
+def conflict(run_dir: Path, argv: Sequence[str]) -> str | None:
     """Why a folder cannot be this run's: it holds something else. None if it can."""
     if not run_dir.exists() or not any(run_dir.iterdir()):
         return None
-    wanted = parse_args([*flags, "--seed", str(seed), "--total-steps", str(total_steps)])
     ignored = {"run_dir", "quiet"}
     try:
         found = read_config(run_dir)["args"]
     except (RunDirectoryError, ValueError, KeyError):
         return f"--output: {run_dir} must be empty or a run of this study, and is neither"
-    for name, value in wanted.as_dict().items():
+    for name, value in parse_args(argv).as_dict().items():
         if name not in ignored and found.get(name) != value:
             flag = "--" + name.replace("_", "-")
             return f"--output: {run_dir} holds a run with {flag} {found.get(name)}, not {value}"
     return None
 
 
-def run(run_dir: Path, flags: Sequence[str], seed: int, total_steps: int) -> str | None:
+def run(run_dir: Path, argv: Sequence[str]) -> str | None:
     """Train in a process of its own unless that is done; an error message or None."""
-    if is_finished(run_dir, total_steps):
+    if is_finished(run_dir, parse_args(argv)):
         return None
     if run_dir.exists():
         shutil.rmtree(run_dir)  # the same run, unfinished
-    command = [sys.executable, str(ROOT / "model" / "train.py"), *flags, "--quiet"]
-    command += ["--seed", str(seed), "--total-steps", str(total_steps), "--run-dir", str(run_dir)]
+    command = [sys.executable, str(ROOT / "model" / "train.py"), *argv, "--quiet"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
-    print(
-        f"{run_dir.parent.name} seed {seed}: {'done' if result.returncode == 0 else 'failed'}",
-        flush=True,
+    result = subprocess.run(
+        [*command, "--run-dir", str(run_dir)], env=environment, capture_output=True, text=True
     )
+    said = "done" if result.returncode == 0 else "failed"
+    print(f"{run_dir.parent.name}, {run_dir.name}: {said}", flush=True)
     return result.stderr.strip() if result.returncode else None
 
 
-def curve(run_dir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Solver completions spent, B n a task and step where attempts are trained on (which a study
-    assumes), and mean greedy accuracy, at each evaluation."""
+def curve(run_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, solver completions spent (B n a task and step where attempts are trained on, which a
+    study assumes) and mean greedy accuracy at each evaluation."""
     args = read_config(run_dir)["args"]
     per_step = len(TASKS) * args["batch_size"] * args["n_attempts"]
     points = [
         (r["step"], r["eval/accuracy"]) for r in read_metrics(run_dir) if "eval/accuracy" in r
     ]
     steps, accuracy = np.array(points).T
-    return steps * per_step, accuracy
+    return steps, steps * per_step, accuracy
+
+
+def reached(run_dir: Path) -> tuple[float, float, float] | None:
+    """Steps, solver completions and seconds of training to the goal; None where it was not met."""
+    steps, spent, accuracy = curve(run_dir)
+    if not (accuracy >= GOAL).any():
+        return None
+    first = int((accuracy >= GOAL).argmax())
+    rows = read_metrics(run_dir)
+    seconds = sum(row["step_time"] for row in rows if 0 < row["step"] <= steps[first])
+    return steps[first], spent[first], seconds
 
 
 def interval(values: Sequence[float]) -> str:
     """Mean and the half-width of its 95% interval over seeds; the mean alone for one seed."""
+    if not values:
+        return "-"
     mean = fmean(values)
     if len(values) < 2:
         return f"{mean:.3g}"
@@ -116,17 +154,15 @@ def interval(values: Sequence[float]) -> str:
 
 
 def table(results: Mapping[str, Sequence[Path]]) -> str:
-    """Markdown: final accuracy, completions to the goal, valid proposals of the last 20 steps."""
-    lines = [
-        f"| condition | seeds | final accuracy | solver completions to {GOAL} | reached by | valid proposals |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Markdown: final accuracy, what it took to the goal, valid proposals of the last 20 steps."""
+    heads = [
+        "condition", "seeds", "final accuracy", f"reached {GOAL}", "steps to it",
+        "solver completions to it", "seconds to it", "valid proposals",
+    ]  # fmt: skip
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, run_dirs in results.items():
-        curves = [curve(run_dir) for run_dir in run_dirs]
-        final = [accuracy[-LAST_EVALUATIONS:].mean() for _, accuracy in curves]
-        reached = [
-            spent[accuracy >= GOAL][0] for spent, accuracy in curves if (accuracy >= GOAL).any()
-        ]
+        final = [curve(run_dir)[2][-LAST_EVALUATIONS:].mean() for run_dir in run_dirs]
+        took = [values for run_dir in run_dirs if (values := reached(run_dir)) is not None]
         valid = [
             row[f"valid_frac/{task}"]
             for run_dir in run_dirs
@@ -138,56 +174,68 @@ def table(results: Mapping[str, Sequence[Path]]) -> str:
             name,
             str(len(run_dirs)),
             interval(final),
-            interval(reached) if reached else "-",
-            f"{len(reached)} of {len(run_dirs)}",
+            f"{len(took)} of {len(run_dirs)}",
+            *(interval([values[k] for values in took]) for k in range(3)),
             f"{fmean(valid):.2f}" if valid else "-",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
-def figure(results: Mapping[str, Sequence[Path]], path: Path) -> None:
+def figure(panels: Mapping[str, Mapping[str, Sequence[Path]]], path: Path) -> None:
     """Accuracy against solver completions: the mean over seeds of each condition, and each seed."""
-    image, axes = plt.subplots(figsize=(8, 5), dpi=150, layout="constrained")
-    colours = plt.get_cmap("tab20").colors
-    for (name, run_dirs), colour in zip(results.items(), colours, strict=False):
-        curves = [curve(run_dir) for run_dir in run_dirs]
-        accuracy = np.stack([accuracy for _, accuracy in curves])
-        for row in accuracy:
-            axes.plot(curves[0][0], row, color=colour, linewidth=0.5, alpha=0.5)
-        axes.plot(curves[0][0], accuracy.mean(0), color=colour, linewidth=2, label=name)
-    axes.set(
-        xlabel="solver completions", ylabel="greedy accuracy, mean of the tasks", ylim=(0, 1.02)
-    )
-    axes.axhline(GOAL, color="#888888", linewidth=1, linestyle=":")
-    axes.grid(alpha=0.3)
-    axes.legend(ncols=2)
+    image, grid = plt.subplots(
+        len(panels), 1, figsize=(7, 4.2 * len(panels)), dpi=130, layout="constrained",
+        squeeze=False, facecolor="white",
+    )  # fmt: skip
+    for (title, conditions), axes in zip(panels.items(), grid[:, 0], strict=True):
+        for (name, run_dirs), colour in zip(
+            conditions.items(), plt.get_cmap("tab10").colors, strict=False
+        ):
+            curves = [curve(run_dir) for run_dir in run_dirs]
+            spent, accuracy = curves[0][1], np.stack([accuracy for *_, accuracy in curves])
+            for row in accuracy:
+                axes.plot(spent, row, color=colour, linewidth=0.5, alpha=0.5)
+            axes.plot(spent, accuracy.mean(0), color=colour, linewidth=2, label=name)
+        axes.set(title=title, ylabel="greedy accuracy, mean of the tasks", ylim=(0, 1.02))
+        axes.axhline(GOAL, color="#888888", linewidth=1, linestyle=":")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+    grid[-1, 0].set_xlabel("solver completions")
     image.savefig(path)
     plt.close(image)
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 where a run failed, 2 for a wrong flag."""
+    names = sorted({name for grid in GRIDS.values() for panel in grid.values() for name in panel})
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "--output", type=Path, default=RUNS_DIR / "study", help="folder of the study"
     )
+    parser.add_argument("--grid", choices=GRIDS, default="controls")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
-    parser.add_argument(
-        "--total-steps", type=int, default=200, choices=range(1, 100_001), metavar="N"
-    )
-    parser.add_argument("--only", nargs="+", choices=CONDITIONS, default=list(CONDITIONS))
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CONDITION")
     parser.add_argument(
         "--flags", default="", help="further flags of train.py for every run, quoted"
     )
     given = parser.parse_args(argv)
 
-    results = {
-        name: [given.output / name / f"seed{seed}" for seed in range(given.seeds)]
-        for name in given.only
+    def folders(name: str) -> list[Path]:
+        return [given.output / name.replace(", ", "_").replace(" ", "_") / f"seed{seed}" for seed in range(given.seeds)]  # fmt: skip
+
+    panels = {
+        title: {name: folders(name) for name in conditions if name in given.only}
+        for title, conditions in GRIDS[given.grid].items()
     }
+    panels = {title: conditions for title, conditions in panels.items() if conditions}
+    flags = {name: own for panel in GRIDS[given.grid].values() for name, own in panel.items()}
+    results = {name: paths for panel in panels.values() for name, paths in panel.items()}
+    if not results:
+        print("--only: must name a condition of the grid", file=sys.stderr)
+        return 2
     runs = [
-        (path, (*CONDITIONS[name], *given.flags.split()), seed, given.total_steps)
+        (path, arguments(flags[name], seed, given.flags.split()))
         for name, paths in results.items()
         for seed, path in enumerate(paths)
     ]
@@ -206,7 +254,7 @@ def main(argv: Sequence[str]) -> int:
         return 1
     text = table(results)
     (given.output / "study.md").write_text(text, encoding="utf-8")
-    figure(results, given.output / "study.png")
+    figure(panels, given.output / "study.png")
     print(text)
     return 0
 

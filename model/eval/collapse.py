@@ -1,0 +1,259 @@
+r"""Why the curves of the program this project started from looked as they did: an experiment.
+
+    python model/eval/collapse.py --output runs/collapse --seeds 3
+
+Its README reported rewards that jump from -1 towards -0.5 while accuracy falls. Here a correct
+trainer gets that program's defects back, one at a time and together, from the state such a run
+starts in: a policy that knows answers and seldom writes them in the form that is parsed. That state
+is made in two parts: self-play by the correct method, then supervised steps on the policy's own
+greedy answers, whose box is left open for most problems (`--unclosed`).
+
+Writes `collapse.md` (before and after), `collapse.jsonl` (each step of each run) and `collapse.png`.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from statistics import fmean
+
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers.utils import logging as transformers_logging
+
+from compute.objective import aggregate_tokens
+from compute.reward import compute_r_total
+from constants import RUNS_DIR
+from custom_types import TASKS, Example, Policy, Prompt, Role, Round, Scored
+from model.args import AZRArgs
+from model.eval.evaluator import Evaluator, evaluation_problems
+from model.policy import build_tiny
+from model.trainer import AZRTrainer
+from model.warm_start import IGNORED, warm_start
+from utils.string_formatting import PromptRenderer
+from utils.validate_by_executing import judge_solver
+
+SETTINGS = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
+PREPARING_STEPS = 100  # of self-play, then of unlearning the form
+
+
+# ---------------------------------------------------------------- the defects
+
+
+class Descent(AZRTrainer):
+    """The objective is minimised."""
+
+    def _objective(self, *args, **mean_over):
+        objective, extra = super()._objective(*args, **mean_over)
+        return -objective, extra
+
+
+class ClippedAdvantages(AZRTrainer):
+    """The advantage is clipped to 1 ± ε where the ratio should be."""
+
+    def _objective(self, logprobs, batch, **mean_over):
+        _, extra = super()._objective(logprobs, batch, **mean_over)
+        ratio = (logprobs - batch.old_logprobs).exp()
+        advantage = batch.advantages[:, None]
+        clipped = advantage.clamp(1 - self.args.clip_low, 1 + self.args.clip_high)
+        surrogate = torch.minimum(advantage * ratio, clipped * ratio)
+        return aggregate_tokens(surrogate, batch.response_mask, **mean_over), extra
+
+
+class OtherCompletions(AZRTrainer):
+    """The new log-probabilities are those of other completions, sampled at the update."""
+
+    def _update(self, examples: Sequence[Example], denominator: float) -> dict[str, float]:
+        others = []
+        for role in Role:
+            own = [example for example in examples if example.rollout.role is role]
+            limit = self.args.max_proposal_tokens if role is Role.PROPOSER else self.args.max_answer_tokens  # fmt: skip
+            rows = [example.rollout for example in own]
+            prompts = [Prompt(r.role, r.task, r.problem, "", r.prompt_ids, limit) for r in rows]
+            for example, fresh in zip(own, self._rollout(prompts), strict=True):
+                length = len(fresh.response_ids)
+                old = (*example.rollout.old_logprobs, *[0.0] * length)[:length]
+                others.append(replace(example, rollout=replace(fresh, old_logprobs=old)))
+        return super()._update(others, denominator)
+
+
+class UnrelatedRewards(AZRTrainer):
+    """Each answer is judged as the answer to another prompt of the batch, whatever its task; a
+    proposal earns 1 minus the mean reward of answers to a problem that is not its own."""
+
+    def rollout_phase(self) -> Round:
+        played = super().rollout_phase()
+        span, rng = (self.args.min_prime, self.args.max_prime), self.drawing
+        others = rng.sample([item.rollout.problem for item in played.answers], len(played.answers))
+        answers = []
+        for item, problem in zip(played.answers, others, strict=True):
+            verdict = judge_solver(item.rollout.text, problem, *span)
+            answers.append(
+                Scored(item.rollout, verdict, compute_r_total(item.rollout.role, verdict))
+            )
+        proposals = []
+        for item, problem in played.proposals:
+            sample = rng.sample(answers, self.args.n_attempts)
+            pay = 1 - fmean(answer.reward for answer in sample)
+            proposals.append((replace(item, reward=pay if problem else item.reward), problem))
+        return replace(played, answers=tuple(answers), proposals=tuple(proposals))
+
+
+class AllTogether(Descent, ClippedAdvantages, OtherCompletions, UnrelatedRewards):
+    """Every defect that reaches the gradient."""
+
+
+class AllButDescent(ClippedAdvantages, OtherCompletions, UnrelatedRewards):
+    """The same, climbing."""
+
+
+TRAINERS = {
+    "correct": AZRTrainer,
+    "descent": Descent,
+    "clipped advantages": ClippedAdvantages,
+    "other completions": OtherCompletions,
+    "unrelated rewards": UnrelatedRewards,
+    "all but descent": AllButDescent,
+    "all together": AllTogether,
+}
+
+
+# ---------------------------------------------------------------- the experiment
+
+
+def prepare(args: AZRArgs, unclosed: float) -> tuple[Policy, PromptRenderer]:
+    """A policy that knows answers and leaves the box open for a share `unclosed` of the problems."""
+    policy = build_tiny(args.max_prime, args.seed)
+    renderer = PromptRenderer.for_policy(policy, args)
+    warm_start(policy, renderer, args)
+    trainer = AZRTrainer(policy, renderer, args, Accelerator(cpu=True))
+    for _ in range(PREPARING_STEPS):
+        trainer.step()
+    problems = evaluation_problems(args)
+    answers = Evaluator(policy, renderer, args).solve(problems)
+    chosen = set(Random(f"{args.seed}/unclosed").sample(range(len(answers)), round(unclosed * len(answers))))  # fmt: skip
+    rows = []
+    for index, answer in enumerate(answers):
+        text = answer.text.removesuffix("}") if index in chosen else answer.text
+        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
+        rows.append((answer.prompt_ids, (*ids, policy.stop_ids[0])))
+    width = max(len(prompt) + len(response) for prompt, response in rows)
+    ids, labels = (torch.full((len(rows), width), fill) for fill in (policy.pad_id, IGNORED))
+    for row, (prompt, response) in enumerate(rows):
+        end = len(prompt) + len(response)
+        ids[row, :end] = torch.tensor(prompt + response)
+        labels[row, len(prompt) : end] = torch.tensor(response)
+    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=args.lr, weight_decay=0.0)
+    for _ in range(PREPARING_STEPS):
+        policy.model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return policy, renderer
+
+
+def experiment(args: AZRArgs, unclosed: float) -> list[dict]:
+    """Each trainer from the same state; a row a step, and one before the first."""
+    policy, renderer = prepare(args, unclosed)
+    problems, rows = evaluation_problems(args), []
+    for name, trainer_class in TRAINERS.items():
+        own = replace(policy, model=copy.deepcopy(policy.model))
+        trainer = trainer_class(own, renderer, args, Accelerator(cpu=True))
+        evaluator = Evaluator(own, renderer, args)
+        for step in range(args.total_steps + 1):
+            metrics = trainer.step() if step else {}
+            row = {"trainer": name, "seed": args.seed, "step": step}
+            row["accuracy"] = evaluator.accuracy(problems)["eval/accuracy"]
+            for role in Role if step else ():
+                for key in ("reward", "malformed_frac"):
+                    values = [metrics[f"{key}/{role}_{task}"] for task in TASKS]
+                    row[f"{key}/{role}"] = fmean(values)
+            rows.append(row)
+    return rows
+
+
+SERIES = {
+    "reward/solver": "mean reward of answers (plotted as the proposer's by the seed's program)",
+    "malformed_frac/solver": "share of answers that cannot be parsed",
+    "accuracy": "greedy accuracy",
+}
+
+
+def by_seed(rows: Sequence[dict], trainer: str, key: str) -> np.ndarray:
+    """(seeds, steps) values of a series that has one from step 1 on."""
+    own = [row for row in rows if row["trainer"] == trainer and row["step"]]
+    seeds = sorted({row["seed"] for row in own})
+    return np.array([[row[key] for row in own if row["seed"] == seed] for seed in seeds])
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Markdown: first five and last five steps of each series, means over seeds."""
+    lines = [
+        "| trainer | reward of answers | cannot be parsed | greedy accuracy |",
+        "|---|---|---|---|",
+    ]
+    for name in TRAINERS:
+        cells = []
+        for key in SERIES:
+            values = by_seed(rows, name, key)
+            cells.append(f"{values[:, :5].mean():.2f} → {values[:, -5:].mean():.2f}")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def figure(rows: Sequence[dict], path: Path) -> None:
+    """One panel a series, one line a trainer: means over seeds, thin lines for seeds."""
+    image, grid = plt.subplots(
+        len(SERIES), 1, figsize=(8, 11), dpi=120, layout="constrained", sharex=True,
+        facecolor="white",
+    )  # fmt: skip
+    for (key, title), axes in zip(SERIES.items(), grid, strict=True):
+        for name, colour in zip(TRAINERS, plt.get_cmap("tab10").colors, strict=False):
+            values = by_seed(rows, name, key)
+            steps = range(1, values.shape[1] + 1)
+            for line in values:
+                axes.plot(steps, line, color=colour, linewidth=0.4, alpha=0.4)
+            axes.plot(steps, values.mean(0), color=colour, linewidth=2, label=name)
+        axes.set_title(title)
+        axes.grid(alpha=0.3)
+    grid[0].legend(fontsize=9, ncols=2)
+    grid[-1].set_xlabel("step with the defect")
+    image.savefig(path)
+    plt.close(image)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit status 0."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--output", type=Path, default=RUNS_DIR / "collapse")
+    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
+    parser.add_argument("--total-steps", type=int, default=100, choices=range(1, 10_001), metavar="N")  # fmt: skip
+    parser.add_argument("--unclosed", type=float, default=0.8, help="share of problems, 0 to 1")
+    given = parser.parse_args(argv)
+    transformers_logging.set_verbosity_error()
+    rows = []
+    for seed in range(given.seeds):
+        args = AZRArgs(seed=seed, total_steps=given.total_steps, **SETTINGS)
+        rows += experiment(args, given.unclosed)
+    given.output.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row) + "\n" for row in rows)
+    (given.output / "collapse.jsonl").write_text("".join(lines), encoding="utf-8")
+    (given.output / "collapse.md").write_text(table(rows), encoding="utf-8")
+    figure(rows, given.output / "collapse.png")
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
