@@ -67,6 +67,9 @@ class AZRArgs:
     # rewards
     invalid_reward: float = flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = flag(0.0, "of a valid proposal solved never or always")
+    crowding_cost: float = flag(
+        0.25, "taken from a valid proposal, times the share of its cell that is the same problem"
+    )
     # the update
     lr: float = flag(1.5e-3, "AdamW's learning rate", above=0, most=1)
     lr_warmup: int = flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
@@ -149,6 +152,7 @@ CHAT_PRESET = dict(
     eval_problems=128,
     eval_uniform=False,
     proposer_weight=1.0,
+    crowding_cost=0.0,
     share_triples=False,
 )
 

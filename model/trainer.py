@@ -5,9 +5,10 @@ advantages -> minibatches -> log-probabilities -> objective -> optimizer   learn
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from random import Random
 
@@ -74,6 +75,13 @@ class AZRTrainer:
         self.sampling = torch.Generator().manual_seed(
             Random(f"{args.seed}/sampling").getrandbits(63)
         )
+        self.reward = partial(
+            compute_r_total,
+            invalid_reward=args.invalid_reward,
+            extreme_reward=args.extreme_reward,
+            crowding_cost=args.crowding_cost,
+            scheme=args.reward,
+        )
         self.steps = self.updates = self.num_tokens = 0
         self.played: Round | None = None
         self.scored: list[Scored] = []
@@ -116,6 +124,7 @@ class AZRTrainer:
         proposals = [] if args.proposer == "uniform" else self._propose()
         judged = [(proposal, *judge_rollout(proposal, *span)) for proposal in proposals]
         proposed = [problem for *_, problem in judged if problem is not None]
+        copies = Counter(proposed)
         valid = list(dict.fromkeys(self._draw() if args.proposer == "uniform" else proposed))
         novel = [problem for problem in valid if self.problems.add(problem)]
         for problem in novel if args.share_triples else ():
@@ -131,10 +140,13 @@ class AZRTrainer:
         kept = verdicts if args.train_attempts else verdicts[len(attempted) :]
 
         return Round(
-            proposals=tuple((self._score(r, v, solve_rates.get(p)), p) for r, v, p in judged),
+            proposals=tuple(
+                (self._scored(item, verdict, solve_rates.get(p), copies[p] / args.batch_size), p)
+                for item, verdict, p in judged
+            ),
             novel=tuple(novel),
             solve_rates=solve_rates,
-            answers=tuple(self._score(answer, verdict) for answer, verdict in kept),
+            answers=tuple(self._scored(answer, verdict) for answer, verdict in kept),
             completions=tuple(proposals + answers),
         )
 
@@ -184,16 +196,8 @@ class AZRTrainer:
                 generator=self.sampling,
             )
 
-    def _score(self, item: Rollout, verdict: Verdict, solve_rate: float | None = None) -> Scored:
-        reward = compute_r_total(
-            item.role,
-            verdict,
-            solve_rate,
-            invalid_reward=self.args.invalid_reward,
-            extreme_reward=self.args.extreme_reward,
-            scheme=self.args.reward,
-        )
-        return Scored(item, verdict, reward)
+    def _scored(self, item: Rollout, verdict: Verdict, *solve_rate_and_crowding: float) -> Scored:
+        return Scored(item, verdict, self.reward(item.role, verdict, *solve_rate_and_crowding))
 
     # ---------------------------------------------------------------- learning phase
 

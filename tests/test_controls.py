@@ -64,7 +64,7 @@ def test_grpo_compares_the_attempts_at_one_problem(warm_tiny):
 
 
 def test_the_format_reward_pays_wrong_answers(warm_tiny):
-    trainer = make_trainer(warm_tiny[0], reward="format")
+    trainer = make_trainer(warm_tiny[0], reward="format", crowding_cost=0.0)
     trainer.step()
     paid = {item.verdict: item.reward for item in trainer.scored}
     assert paid[Verdict.WRONG] == 1 and paid.get(Verdict.VALID, 1) == 1

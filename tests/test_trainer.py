@@ -1,6 +1,7 @@
 """The self-play step. Oracles: arithmetic, metamorphic pairs, a rigged environment, real runs."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -117,7 +118,9 @@ def test_an_answer_that_is_always_rewarded_becomes_likely(monkeypatch):
 @pytest.mark.parametrize("train_attempts", [True, False])
 def test_every_rollout_is_paid_for_its_own_problem(warm_tiny, train_attempts):
     """Recompute each reward from the text of the row itself, by brute force."""
-    trainer = make_trainer(warm_tiny[0], train_attempts=train_attempts, minibatches=2)
+    trainer = make_trainer(
+        warm_tiny[0], train_attempts=train_attempts, minibatches=2, crowding_cost=0.0
+    )
     for _ in range(3):
         trainer.step()
         by_problem = {}
@@ -185,11 +188,15 @@ class WithoutRefill(AZRTrainer):
         return []
 
 
-@pytest.mark.parametrize("extreme_reward", [0.0, -0.5])
-def test_a_proposal_is_paid_by_the_solve_rate_of_that_very_problem(warm_tiny, extreme_reward):
+@pytest.mark.parametrize("extreme_reward, crowding_cost", [(0.0, 0.0), (-0.5, 0.5)])
+def test_a_proposal_is_paid_by_the_solve_rate_of_that_very_problem(
+    warm_tiny, extreme_reward, crowding_cost
+):
+    """Less its cost, times the share of its cell's 32 proposals that are the same problem."""
     trainer = make_trainer(
-        warm_tiny[0], WithoutRefill, batch_size=32, n_attempts=4, extreme_reward=extreme_reward
-    )
+        warm_tiny[0], WithoutRefill, batch_size=32, n_attempts=4, extreme_reward=extreme_reward,
+        crowding_cost=crowding_cost,
+    )  # fmt: skip
     rates = []
     for _ in range(4):
         trainer.step()
@@ -199,12 +206,15 @@ def test_a_proposal_is_paid_by_the_solve_rate_of_that_very_problem(warm_tiny, ex
                 attempts.setdefault(item.rollout.problem, []).append(
                     item.verdict is Verdict.CORRECT
                 )
-        for item in trainer.scored:
-            if item.verdict is Verdict.VALID:
-                own = attempts[completed(item.rollout)]
-                assert len(own) == 4
-                rates.append(sum(own) / 4)
-                assert item.reward == (extreme_reward if rates[-1] in (0, 1) else 1 - rates[-1])
+        valid = [item for item in trainer.scored if item.verdict is Verdict.VALID]
+        copies = Counter(completed(item.rollout) for item in valid)
+        for item in valid:
+            problem = completed(item.rollout)
+            assert len(attempts[problem]) == 4
+            rates.append(sum(attempts[problem]) / 4)
+            learnability = extreme_reward if rates[-1] in (0, 1) else 1 - rates[-1]
+            cost = crowding_cost * copies[problem] / 32
+            assert item.reward == pytest.approx(learnability - cost)
     assert len(set(rates)) >= 3
 
 
