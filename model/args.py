@@ -68,7 +68,7 @@ class AZRArgs:
     invalid_reward: float = flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = flag(0.0, "of a valid proposal solved never or always")
     crowding_cost: float = flag(
-        0.25, "taken from a valid proposal, times the share of its cell that is the same problem"
+        0.3, "taken from a valid proposal, times the share of its cell that is the same problem"
     )
     # the update
     lr: float = flag(1.5e-3, "AdamW's learning rate", above=0, most=1)
@@ -81,7 +81,7 @@ class AZRArgs:
     clip_low: float = flag(0.2, "ratio clip below 1", least=0, most=1)
     clip_high: float = flag(0.2, "ratio clip above 1", least=0)
     aggregate: str = flag("sequence", "what the objective averages", choices=("sequence", "token"))
-    proposer_weight: float = flag(4.0, "what a proposal counts beside an answer", above=0)
+    proposer_weight: float = flag(2.5, "what a proposal counts beside an answer", above=0)
     entropy_coef: float = flag(0.1, "weight of the entropy bonus", least=0)
     max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0)
     # the format-only warm start of tiny

@@ -115,8 +115,10 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
     figure, axes = _figure("Solver accuracy, greedy", "accuracy")
     _level(axes, 1, "perfect")
     _level(axes, fmean(chance_level(run_dir) for run_dir in run_dirs), "guessing")
-    for task, colour in zip(TASKS, COLOURS, strict=True):
-        draw(axes, runs, f"eval/accuracy_{task}", colour, str(task))
+    for task, colour, style in zip(
+        TASKS, COLOURS, ("-", "--", "-"), strict=True
+    ):  # two may coincide
+        draw(axes, runs, f"eval/accuracy_{task}", colour, str(task), linestyle=style)
     draw(axes, runs, "eval/accuracy", "#444444", "mean of the tasks")
     axes.set_ylim(-0.02, 1.08)
     axes.legend(loc="center right", framealpha=0.8)
