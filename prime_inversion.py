@@ -68,6 +68,15 @@ def generate_problems(
     return [rng.choice(_problem_space(rng.choice(tasks), min_prime, max_prime)) for _ in range(n)]
 
 
+def generate_of_each_task(n: int, rng: Random, min_prime: int, max_prime: int) -> list[Problem]:
+    """`n` problems of each task in turn, drawn as `generate_problems` does."""
+    return [
+        problem
+        for task in TASKS
+        for problem in generate_problems(n, rng, min_prime, max_prime, tasks=(task,))
+    ]
+
+
 def guess_rate(problem: Problem, min_prime: int, max_prime: int) -> float:
     """Chance of a uniform legal guess: 1/(p-1), or for induction the accepted share of the primes."""
     if problem.task is TaskType.INDUCTION:

@@ -34,7 +34,7 @@ from custom_types import (
 )
 from model.args import AZRArgs
 from model.inference import rollout, token_logprobs
-from prime_inversion import all_problems, generate_problems
+from prime_inversion import all_problems, generate_of_each_task
 from utils.debug_grads import gradient_table
 from utils.metrics import entropy_metrics, round_metrics, time_metrics, token_count
 from utils.string_formatting import PromptRenderer
@@ -125,7 +125,9 @@ class AZRTrainer:
         judged = [(proposal, *judge_rollout(proposal, *span)) for proposal in proposals]
         proposed = [problem for *_, problem in judged if problem is not None]
         copies = Counter(proposed)
-        valid = list(dict.fromkeys(self._draw() if args.proposer == "uniform" else proposed))
+        if args.proposer == "uniform":  # the environment draws in the proposer's place
+            proposed = generate_of_each_task(args.batch_size, self.drawing, *span)
+        valid = list(dict.fromkeys(proposed))
         novel = [problem for problem in valid if self.problems.add(problem)]
         for problem in novel if args.share_triples else ():
             self.problems.add_triple(problem)
@@ -158,17 +160,6 @@ class AZRTrainer:
             for _ in range(self.args.batch_size)
         )
 
-    def _draw(self) -> list[Problem]:
-        """B problems a task drawn by the environment in the proposer's place."""
-        args = self.args
-        return [
-            problem
-            for task in TASKS
-            for problem in generate_problems(
-                args.batch_size, self.drawing, args.min_prime, args.max_prime, tasks=(task,)
-            )
-        ]
-
     def _further_problems(self, valid: Sequence[Problem]) -> list[Problem]:
         """What is answered besides the attempts at `valid`, the distinct valid proposals.
 
@@ -196,8 +187,14 @@ class AZRTrainer:
                 generator=self.sampling,
             )
 
-    def _scored(self, item: Rollout, verdict: Verdict, *solve_rate_and_crowding: float) -> Scored:
-        return Scored(item, verdict, self.reward(item.role, verdict, *solve_rate_and_crowding))
+    def _scored(
+        self,
+        item: Rollout,
+        verdict: Verdict,
+        solve_rate: float | None = None,
+        crowding: float = 0.0,
+    ) -> Scored:
+        return Scored(item, verdict, self.reward(item.role, verdict, solve_rate, crowding))
 
     # ---------------------------------------------------------------- learning phase
 
@@ -208,10 +205,9 @@ class AZRTrainer:
         frozen = args.proposer == "frozen"
         self.scored = list(played.answers if frozen else played.scored)
         rollouts = [item.rollout for item in self.scored]
-        cells = torch.tensor([rollout.cell for rollout in rollouts])
         self.advantages = compute_advantages(
             torch.tensor([item.reward for item in self.scored]),
-            cells,
+            torch.tensor([rollout.cell for rollout in rollouts]),
             mode=args.advantage,
             groups=attempt_groups(self.scored, args.n_attempts)
             if args.advantage == "grpo"

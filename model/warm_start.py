@@ -7,6 +7,7 @@ it parses, and its accuracy is that of guessing; whatever it learns about invers
 the verifier.
 """
 
+from collections.abc import Iterable, Sequence
 from random import Random
 from string import Template
 
@@ -24,12 +25,23 @@ IGNORED = -100  # the label that transformers' loss skips
 def warm_start(policy: Policy, renderer: PromptRenderer, args: AZRArgs) -> float:
     """Train `policy.model` in place for `args.warm_start_steps` steps; the last loss, in nats."""
     rng = Random(f"{args.seed}/warm start")
+    batches = (
+        [_example(renderer, rng, args) for _ in range(args.warm_start_batch)]
+        for _ in range(args.warm_start_steps)
+    )
+    return train_on_texts(policy, batches, args.warm_start_lr)
+
+
+def train_on_texts(
+    policy: Policy, batches: Iterable[Sequence[tuple[Prompt, str]]], lr: float
+) -> float:
+    """One supervised AdamW step in place on each batch of prompts with their responses; the last
+    loss, in nats a token."""
     model = policy.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.warm_start_lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     loss = torch.zeros(())
     model.train()
-    for _ in range(args.warm_start_steps):
-        rows = [_example(renderer, rng, args) for _ in range(args.warm_start_batch)]
+    for rows in batches:
         ids, labels = _pad(rows, policy)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
@@ -52,7 +64,7 @@ def _example(renderer: PromptRenderer, rng: Random, args: AZRArgs) -> tuple[Prom
     return renderer.proposer(task, references), format_answer(equation)
 
 
-def _pad(rows: list[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad(rows: Sequence[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and labels, (batch, time) int64; prompts and pads are not learned."""
     prompts = [list(prompt.ids) for prompt, _ in rows]
     responses = [

@@ -21,7 +21,7 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
 }  # fmt: skip
 ANY_UTILS = {
     "utils.console", "utils.curriculum", "utils.debug_grads", "utils.metrics", "utils.plots",
-    "utils.run_directory", "utils.trackers",
+    "utils.run_directory", "utils.tables", "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
     "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
@@ -53,6 +53,7 @@ ROOMS = {
     "utils.metrics": UTILS,
     "utils.plots": UTILS,
     "utils.run_directory": UTILS,
+    "utils.tables": UTILS,
     "utils.trackers": UTILS,
     "utils.mocks.mock_transformer": UTILS,
 } | dict.fromkeys(NOBODYS, METHOD | ANY_UTILS | {"model.trainer", "model.eval.evaluator"})

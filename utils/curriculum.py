@@ -17,7 +17,7 @@ from matplotlib.colors import LogNorm
 from custom_types import TASKS
 from prime_inversion import primes_between
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73")
+COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
 PHASE_ENDS = (0.1, 0.25, 0.5, 1.0)  # of the run
 SMOOTHED = 5  # steps
 

@@ -23,10 +23,9 @@ import numpy as np
 
 from custom_types import TASKS
 from prime_inversion import all_problems, guess_rate
-from utils.curriculum import curriculum_figure
+from utils.curriculum import COLOURS, curriculum_figure
 from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
 GREY = "#777777"
 BAND_ALPHA = 0.2
 MARKED_POINTS = 60  # a series with fewer points shows them

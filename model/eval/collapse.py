@@ -34,15 +34,15 @@ from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
 from compute.objective import aggregate_tokens
-from compute.reward import compute_r_total
 from constants import RUNS_DIR
-from custom_types import TASKS, Example, Policy, Prompt, Role, Round, Scored
+from custom_types import TASKS, Example, Policy, Prompt, Role, Round
 from model.args import AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.policy import build_tiny
 from model.trainer import AZRTrainer
-from model.warm_start import IGNORED, warm_start
+from model.warm_start import train_on_texts, warm_start
 from utils.string_formatting import PromptRenderer
+from utils.tables import markdown_table
 from utils.validate_by_executing import judge_solver
 
 SETTINGS = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
@@ -79,7 +79,7 @@ class OtherCompletions(AZRTrainer):
         others = []
         for role in Role:
             own = [example for example in examples if example.rollout.role is role]
-            limit = self.args.max_proposal_tokens if role is Role.PROPOSER else self.args.max_answer_tokens  # fmt: skip
+            limit = self.renderer.max_tokens[role]
             rows = [example.rollout for example in own]
             prompts = [Prompt(r.role, r.task, r.problem, "", r.prompt_ids, limit) for r in rows]
             for example, fresh in zip(own, self._rollout(prompts), strict=True):
@@ -100,9 +100,7 @@ class UnrelatedRewards(AZRTrainer):
         answers = []
         for item, problem in zip(played.answers, others, strict=True):
             verdict = judge_solver(item.rollout.text, problem, *span)
-            answers.append(
-                Scored(item.rollout, verdict, compute_r_total(item.rollout.role, verdict))
-            )
+            answers.append(self._scored(item.rollout, verdict))
         proposals = []
         for item, problem in played.proposals:
             sample = rng.sample(answers, self.args.n_attempts)
@@ -143,23 +141,13 @@ def prepare(args: AZRArgs, unclosed: float) -> tuple[Policy, PromptRenderer]:
         trainer.step()
     problems = evaluation_problems(args)
     answers = Evaluator(policy, renderer, args).solve(problems)
-    chosen = set(Random(f"{args.seed}/unclosed").sample(range(len(answers)), round(unclosed * len(answers))))  # fmt: skip
-    rows = []
-    for index, answer in enumerate(answers):
-        text = answer.text.removesuffix("}") if index in chosen else answer.text
-        ids = policy.tokenizer(text, add_special_tokens=False)["input_ids"]
-        rows.append((answer.prompt_ids, (*ids, policy.stop_ids[0])))
-    width = max(len(prompt) + len(response) for prompt, response in rows)
-    ids, labels = (torch.full((len(rows), width), fill) for fill in (policy.pad_id, IGNORED))
-    for row, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        ids[row, :end] = torch.tensor(prompt + response)
-        labels[row, len(prompt) : end] = torch.tensor(response)
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=args.lr, weight_decay=0.0)
-    for _ in range(PREPARING_STEPS):
-        policy.model(input_ids=ids, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    number = round(unclosed * len(answers))
+    chosen = set(Random(f"{args.seed}/unclosed").sample(range(len(answers)), number))
+    texts = [
+        (renderer.solver(a.problem), a.text.removesuffix("}") if index in chosen else a.text)
+        for index, a in enumerate(answers)
+    ]
+    train_on_texts(policy, [texts] * PREPARING_STEPS, args.lr)
     return policy, renderer
 
 
@@ -199,17 +187,15 @@ def by_seed(rows: Sequence[dict], trainer: str, key: str) -> np.ndarray:
 
 def table(rows: Sequence[dict]) -> str:
     """Markdown: first five and last five steps of each series, means over seeds."""
-    lines = [
-        "| trainer | reward of answers | cannot be parsed | greedy accuracy |",
-        "|---|---|---|---|",
-    ]
+    heads = ("reward of answers", "cannot be parsed", "greedy accuracy")
+    lines = []
     for name in TRAINERS:
-        cells = []
-        for key in SERIES:
+        line = {"trainer": name}
+        for head, key in zip(heads, SERIES, strict=True):
             values = by_seed(rows, name, key)
-            cells.append(f"{values[:, :5].mean():.2f} → {values[:, -5:].mean():.2f}")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            line[head] = f"{values[:, :5].mean():.2f} → {values[:, -5:].mean():.2f}"
+        lines.append(line)
+    return markdown_table(lines)
 
 
 def figure(rows: Sequence[dict], path: Path) -> None:
@@ -249,9 +235,10 @@ def main(argv: Sequence[str]) -> int:
     given.output.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(row) + "\n" for row in rows)
     (given.output / "collapse.jsonl").write_text("".join(lines), encoding="utf-8")
-    (given.output / "collapse.md").write_text(table(rows), encoding="utf-8")
+    text = table(rows)
+    (given.output / "collapse.md").write_text(text, encoding="utf-8")
     figure(rows, given.output / "collapse.png")
-    print(table(rows))
+    print(text)
     return 0
 
 

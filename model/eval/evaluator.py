@@ -8,7 +8,6 @@ Greedy answers draw no random number, and what is sampled here has a generator o
 evaluating never moves a training stream.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -16,12 +15,12 @@ from statistics import fmean
 
 import torch
 
-from compute.reward import compute_r_propose
+from compute.reward import compute_r_propose, compute_solve_rates
 from custom_types import TASKS, Policy, Problem, Prompt, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
 from model.policy import load_pretrained
-from prime_inversion import all_problems, generate_problems
+from prime_inversion import all_problems, generate_of_each_task, generate_problems
 from utils.run_directory import latest_checkpoint, read_config
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
@@ -94,31 +93,21 @@ class Evaluator:
     def uniform_reward(self) -> dict[str, float]:
         """`eval/uniform_reward_{task}`: what a proposer would earn now that drew B problems a task
         uniformly, by n sampled attempts at each of them."""
-        args, metrics = self.args, {}
-        drawn = self._draw()
+        args = self.args
+        drawn = generate_of_each_task(args.batch_size, self.drawing, args.min_prime, args.max_prime)
         attempts = self.solve(
             [problem for problem in dict.fromkeys(drawn) for _ in range(args.n_attempts)],
             temperature=args.temperature,
         )
-        correct = Counter(a.problem for a in attempts if self.judge(a)[0] is Verdict.CORRECT)
-        for task in TASKS:
-            metrics[f"eval/uniform_reward_{task}"] = fmean(
-                compute_r_propose(
-                    correct[problem] / args.n_attempts, extreme_reward=args.extreme_reward
-                )
+        rates = compute_solve_rates([(attempt, self.judge(attempt)[0]) for attempt in attempts])
+        return {
+            f"eval/uniform_reward_{task}": fmean(
+                compute_r_propose(rates[problem], extreme_reward=args.extreme_reward)
                 for problem in drawn
                 if problem.task is task
             )
-        return metrics
-
-    def _draw(self) -> list[Problem]:
-        args = self.args
-        span = args.min_prime, args.max_prime
-        return [
-            problem
             for task in TASKS
-            for problem in generate_problems(args.batch_size, self.drawing, *span, tasks=(task,))
-        ]
+        }
 
     def _rollout(self, prompts: list[Prompt], temperature: float) -> list[Rollout]:
         return rollout(

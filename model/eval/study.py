@@ -35,6 +35,7 @@ from constants import LAST_EVALUATIONS, ROOT, RUNS_DIR
 from custom_types import TASKS
 from model.args import ArgumentError, AZRArgs, parse_args
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
+from utils.tables import markdown_table
 
 # Panel of the figure -> condition -> flags. A condition in two panels is run once.
 CONTROLS = {
@@ -155,11 +156,7 @@ def interval(values: Sequence[float]) -> str:
 
 def table(results: Mapping[str, Sequence[Path]]) -> str:
     """Markdown: final accuracy, what it took to the goal, valid proposals of the last 20 steps."""
-    heads = [
-        "condition", "seeds", "final accuracy", f"reached {GOAL}", "steps to it",
-        "solver completions to it", "seconds to it", "valid proposals",
-    ]  # fmt: skip
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for name, run_dirs in results.items():
         final = [curve(run_dir)[2][-LAST_EVALUATIONS:].mean() for run_dir in run_dirs]
         took = [values for run_dir in run_dirs if (values := reached(run_dir)) is not None]
@@ -170,16 +167,20 @@ def table(results: Mapping[str, Sequence[Path]]) -> str:
             for task in TASKS
             if row.get(f"valid_frac/{task}") is not None
         ]
-        cells = [
-            name,
-            str(len(run_dirs)),
-            interval(final),
-            f"{len(took)} of {len(run_dirs)}",
-            *(interval([values[k] for values in took]) for k in range(3)),
-            f"{fmean(valid):.2f}" if valid else "-",
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        steps, completions, seconds = (interval([values[k] for values in took]) for k in range(3))
+        rows.append(
+            {
+                "condition": name,
+                "seeds": str(len(run_dirs)),
+                "final accuracy": interval(final),
+                f"reached {GOAL}": f"{len(took)} of {len(run_dirs)}",
+                "steps to it": steps,
+                "solver completions to it": completions,
+                "seconds to it": seconds,
+                "valid proposals": f"{fmean(valid):.2f}" if valid else "-",
+            }
+        )
+    return markdown_table(rows)
 
 
 def figure(panels: Mapping[str, Mapping[str, Sequence[Path]]], path: Path) -> None:
@@ -222,7 +223,8 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
 
     def folders(name: str) -> list[Path]:
-        return [given.output / name.replace(", ", "_").replace(" ", "_") / f"seed{seed}" for seed in range(given.seeds)]  # fmt: skip
+        folder = given.output / name.replace(", ", "_").replace(" ", "_")
+        return [folder / f"seed{seed}" for seed in range(given.seeds)]
 
     panels = {
         title: {name: folders(name) for name in conditions if name in given.only}

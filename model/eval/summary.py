@@ -20,6 +20,7 @@ from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
 from prime_inversion import all_problems
 from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
+from utils.tables import markdown_table
 
 LAST_STEPS = 20  # and the length of the window in which a proposer earned most
 FALL_STEPS = 50
@@ -117,12 +118,6 @@ def _each_task(rows: Sequence[dict], key: str) -> str:
     return " ".join(f"{fmean(own):.2f}" if own else "-" for own in known)
 
 
-def table(rows: Sequence[dict[str, str]]) -> str:
-    """Markdown."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    return "\n".join([*lines, *("| " + " | ".join(row.values()) + " |" for row in rows)])
-
-
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read."""
     if not argv or argv[0] in ("-h", "--help"):
@@ -133,8 +128,8 @@ def main(argv: Sequence[str]) -> int:
     except RunDirectoryError as error:
         print(error, file=sys.stderr)
         return 2
-    print(table([results_row(run) for run in runs]), end="\n\n")
-    print(table([proposer_row(run) for run in runs]))
+    print(markdown_table([results_row(run) for run in runs]))
+    print(markdown_table([proposer_row(run) for run in runs]), end="")
     return 0
 
 
