@@ -189,16 +189,24 @@ class Example:
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """Padded rows `[prompt][response][right pad]`; made by `collate`, the only padded thing.
+    """Rows `[prompt][response][response]..[prompt][response]..[right pad]`, each prompt once, and what
+    the n responses in them are scored by; made by `collate`, the only padded thing.
 
-    input_ids (batch, time) int64; attention_mask (batch, time) bool, true on prompt and response;
-    response_mask (batch, time) bool, true on response tokens, end token included;
-    old_logprobs (batch, time) float32, entry t belongs to token t, 0 outside `response_mask`;
-    advantages, weights (batch,) float32; cells (batch,) int64 in 0..5.
+    What the model reads: input_ids, position_ids (rows, time) int64, positions counted from the start
+    of each prompt; attention_mask (rows, 1, time, time) bool, entry [r, 0, i, j] true where position i
+    sees position j: what comes before it in its own response, and that response's prompt.
+
+    What is scored: targets (n, length) int64, the response ids, end token included; sources
+    (n, length) int64, row * time + position of the token before each, whose logits predict it;
+    response_mask (n, length) bool, true on response tokens; old_logprobs (n, length) float32, 0
+    outside the mask; advantages, weights (n,) float32; cells (n,) int64 in 0..5.
     """
 
     input_ids: "Tensor"
+    position_ids: "Tensor"
     attention_mask: "Tensor"
+    targets: "Tensor"
+    sources: "Tensor"
     response_mask: "Tensor"
     old_logprobs: "Tensor"
     advantages: "Tensor"

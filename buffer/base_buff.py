@@ -5,8 +5,11 @@ its own. `ReplayBuffer` holds one step's rollouts with their advantages, equal o
 out as shuffled minibatches; `collate` is the one place where rows are padded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain, groupby, pairwise
+from operator import itemgetter
 from random import Random
 
 import torch
@@ -103,45 +106,81 @@ class ProblemBuffer:
         self._rng.setstate((version, tuple(words), gauss))
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> MiniBatch:
-    """Pad examples to rows `[prompt][response][right pad]`.
+def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
+    """Pack examples, each row's side by side; neighbours with the same prompt share it.
 
     The response mask is built from lengths: a sampled end or pad token is a token like any other.
-    Example: prompt 7 8 and response 9 2 beside a row of length 3 become ids `7 8 9 2` with mask
-    `0 0 1 1`, and `. . . p` with a pad. Raises ValueError where a length does not fit.
+    Example: a row of prompt 7 8 with responses 9 2 and 4 2, beside a row of length 7, becomes
+    ids `7 8 9 2 4 2 p` at positions `0 1 2 3 2 3 0`: 4 follows 8 and does not see 9. With one example
+    a row nothing is shared. Raises ValueError for an example without a prompt or a response, or with
+    another number of logprobs than of response ids.
     """
-    rows = [example.rollout for example in examples]
-    for row in rows:
-        if (
-            not row.prompt_ids
-            or not row.response_ids
-            or len(row.response_ids) != len(row.old_logprobs)
-        ):
-            raise ValueError(
-                f"a row needs a prompt, a response and as many logprobs as response ids: "
-                f"{len(row.prompt_ids)}, {len(row.response_ids)}, {len(row.old_logprobs)}"
-            )
-    prompts = torch.tensor([len(row.prompt_ids) for row in rows])[:, None]
-    lengths = prompts + torch.tensor([len(row.response_ids) for row in rows])[:, None]
-    width = int(lengths.max())
-    positions = torch.arange(width)[None]
+    examples = [example for row in rows for example in row]
+    lengths = torch.tensor([_response_length(example) for example in examples])
+    time = max(map(_row_length, rows))
+    ids, positions, trees, branches, sources = [], [], [], [], []
+    for index, row in enumerate(rows, 1):
+        for tree, (prompt, own) in enumerate(groupby(row, key=_prompt), 1):
+            ids += prompt
+            positions += range(len(prompt))
+            branches += [0] * len(prompt)
+            last = len(ids) - 1
+            for branch, example in enumerate(own, 1):
+                response = example.rollout.response_ids
+                sources += (last, *range(len(ids), len(ids) + len(response) - 1))
+                ids += response
+                positions += range(len(prompt), len(prompt) + len(response))
+                branches += [branch] * len(response)
+            trees += [tree] * (len(ids) - len(trees))
+        padding = index * time - len(ids)
+        ids += [pad_id] * padding
+        for values in (positions, trees, branches):
+            values += [0] * padding
 
-    def padded(values: list[Sequence], fill, dtype) -> torch.Tensor:
-        return torch.tensor(
-            [[*value, *[fill] * (width - len(value))] for value in values], dtype=dtype
-        )
+    tree, branch = (torch.tensor(values).view(-1, time) for values in (trees, branches))
+    sees = (tree[:, :, None] == tree[:, None]) & (
+        (branch[:, None] == 0) | (branch[:, :, None] == branch[:, None])
+    )
+    response_mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
 
+    def by_example(values: Iterable) -> torch.Tensor:
+        flat = torch.tensor(list(values))
+        return flat.new_zeros(response_mask.shape).masked_scatter(response_mask, flat)
+
+    rollouts = [example.rollout for example in examples]
     return MiniBatch(
-        input_ids=padded([row.prompt_ids + row.response_ids for row in rows], pad_id, torch.long),
-        attention_mask=positions < lengths,
-        response_mask=(positions >= prompts) & (positions < lengths),
-        old_logprobs=padded(
-            [(0.0,) * len(row.prompt_ids) + row.old_logprobs for row in rows], 0.0, torch.float32
-        ),
+        input_ids=torch.tensor(ids).view(-1, time),
+        position_ids=torch.tensor(positions).view(-1, time),
+        attention_mask=sees.tril()[:, None],
+        targets=by_example(chain.from_iterable(own.response_ids for own in rollouts)),
+        sources=by_example(sources),
+        response_mask=response_mask,
+        old_logprobs=by_example(chain.from_iterable(own.old_logprobs for own in rollouts)),
         advantages=torch.tensor([example.advantage for example in examples]),
         weights=torch.tensor([example.weight for example in examples]),
-        cells=torch.tensor([row.cell for row in rows]),
+        cells=torch.tensor([own.cell for own in rollouts]),
     )
+
+
+def _prompt(example: Example) -> tuple[int, ...]:
+    return example.rollout.prompt_ids
+
+
+def _response_length(example: Example) -> int:
+    """Raises ValueError for an example that cannot be trained on."""
+    own = example.rollout
+    if not own.prompt_ids or not own.response_ids or len(own.response_ids) != len(own.old_logprobs):
+        raise ValueError(
+            f"an example needs a prompt, a response and as many logprobs as response ids: "
+            f"{len(own.prompt_ids)}, {len(own.response_ids)}, {len(own.old_logprobs)}"
+        )
+    return len(own.response_ids)
+
+
+def _row_length(row: Sequence[Example]) -> int:
+    """Positions that a row's examples take, each prompt once."""
+    responses = sum([len(example.rollout.response_ids) for example in row])
+    return sum([len(prompt) for prompt, _ in groupby(row, key=_prompt)]) + responses
 
 
 def response_count(examples: Sequence[Example], aggregate: str) -> float:
@@ -176,27 +215,62 @@ class ReplayBuffer:
         return len(self.examples)
 
     def minibatches(self, n: int, rng: Random) -> list[list[Example]]:
-        """All examples in `n` shuffled parts of nearly equal size, each once, none empty."""
-        examples = rng.sample(self.examples, len(self.examples))
+        """All examples in `n` shuffled parts of nearly equal size, each once, none empty. Those with
+        the same prompt stay together but where a part ends, so that it is computed once."""
+        groups = _by_prompt(self.examples)
+        examples = [example for group in rng.sample(groups, len(groups)) for example in group]
         n = min(n, len(examples))
-        return [examples[part::n] for part in range(n)]
+        ends = [len(examples) * part // max(n, 1) for part in range(n + 1)]
+        return [examples[start:end] for start, end in pairwise(ends)]
 
 
-def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[Example]]:
-    """`examples` in parts that `collate` pads to at most `max_tokens` positions each, or of one row.
+def _by_prompt(examples: Sequence[Example]) -> list[list[Example]]:
+    groups: dict[tuple[int, ...], list[Example]] = {}
+    for example in examples:
+        groups.setdefault(_prompt(example), []).append(example)
+    return list(groups.values())
 
-    Sorted by length, so that little is padding. How they are split does not change the update, as
-    long as every part is given the denominator of the whole.
+
+def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[list[Example]]]:
+    """`examples` in parts that `collate` packs into at most `max_tokens` positions each, or one
+    row as long as the longest example; a part is a list of rows.
+
+    Examples with the same prompt are one stretch of a row, as far as they fit; short stretches fill
+    up the rows of long ones. How examples are split does not change the update, as long as every part
+    is given the denominator of the whole.
     """
+    stretches = deque(sorted(_stretches(examples, max_tokens), key=itemgetter(0), reverse=True))
+    rows = []
+    while stretches:
+        length, row = stretches.popleft()
+        longest = rows[0][0] if rows else length
+        while stretches and length + stretches[-1][0] <= longest:
+            further, own = stretches.pop()
+            length, row = length + further, row + own
+        rows.append((length, row))
 
-    def length(example: Example) -> int:
-        return len(example.rollout.prompt_ids) + len(example.rollout.response_ids)
-
-    part: list[Example] = []
-    for example in sorted(examples, key=length):
-        if part and length(example) * (len(part) + 1) > max_tokens:
+    part: list[list[Example]] = []
+    width = 0
+    for length, row in sorted(rows, key=itemgetter(0), reverse=True):
+        if part and width * (len(part) + 1) > max_tokens:
             yield part
             part = []
-        part.append(example)
+        width = width if part else length
+        part.append(row)
     if part:
         yield part
+
+
+def _stretches(examples: Sequence[Example], max_tokens: int) -> Iterator[tuple[int, list[Example]]]:
+    """Examples with the same prompt, in lists that take at most `max_tokens` or hold one; each with
+    what it takes."""
+    for group in _by_prompt(examples):
+        length, stretch = 0, []
+        for example in group:
+            own = len(example.rollout.response_ids)
+            if stretch and length + own > max_tokens:
+                yield length, stretch
+                length, stretch = 0, []
+            length += own if stretch else len(_prompt(example)) + own
+            stretch.append(example)
+        yield length, stretch

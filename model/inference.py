@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from custom_types import Policy, Prompt, Rollout
+from custom_types import MiniBatch, Policy, Prompt, Rollout
 
 LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
 
@@ -218,22 +218,44 @@ def token_logprobs(
     """
     if response_mask[:, 0].any():
         raise ValueError("a response needs a prompt before it")
+    places = torch.arange(input_ids.numel(), device=input_ids.device).view_as(input_ids)
+    return _score_responses(
+        model,
+        (input_ids, attention_mask.long(), position_ids(attention_mask)),
+        (places - 1, input_ids, response_mask),
+        temperature,
+    )
+
+
+def response_logprobs(model, batch: MiniBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    """`token_logprobs` of packed rows: log-probability and entropy, (n, length) each, of the
+    responses of a MiniBatch, 0 outside its `response_mask`."""
+    return _score_responses(
+        model,
+        (batch.input_ids, batch.attention_mask, batch.position_ids),
+        (batch.sources, batch.targets, batch.response_mask),
+        temperature,
+    )
+
+
+def _score_responses(model, read, scored, temperature: float) -> tuple[Tensor, Tensor]:
+    """read: ids, mask and positions for the model. scored: where each token's logits come from, as
+    an index into the flattened ids, the token, and which of them count."""
+    input_ids, attention_mask, positions = read
+    sources, targets, mask = scored
     hidden = model.base_model(
         input_ids=input_ids,
-        attention_mask=attention_mask.long(),
-        position_ids=position_ids(attention_mask),
+        attention_mask=attention_mask,
+        position_ids=positions,
         use_cache=False,
     ).last_hidden_state
-    rows, columns = response_mask.nonzero(as_tuple=True)
-    flat = (rows * input_ids.shape[1] + columns) - 1
-    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, flat)
-    targets = input_ids[rows, columns]
+    hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, sources[mask])
     head = model.get_output_embeddings()
     chunk = max(1, LOGIT_CHUNK_ELEMENTS // model.config.vocab_size)
-    scored = [
+    parts = [
         checkpoint(_score, part, target, head, temperature, use_reentrant=False)
-        for part, target in zip(hidden.split(chunk), targets.split(chunk), strict=True)
+        for part, target in zip(hidden.split(chunk), targets[mask].split(chunk), strict=True)
     ]
-    logprobs, entropy = (torch.cat(parts) for parts in zip(*scored, strict=True))
-    blank = logprobs.new_zeros(response_mask.shape)
-    return blank.index_put((rows, columns), logprobs), blank.index_put((rows, columns), entropy)
+    logprobs, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
+    blank = logprobs.new_zeros(mask.shape)
+    return blank.masked_scatter(mask, logprobs), blank.masked_scatter(mask, entropy)

@@ -101,22 +101,31 @@ def load_pretrained(name: str) -> Policy:
             f"--model {name}: holds no causal language model with its tokenizer "
             f"({type(error).__name__}); {advice}"
         ) from error
-    _require_plain_head(name, model)
+    _require_plain_model(name, model)
     # Keeps 0.3 MB a token of a 3B model for the backward pass where it would be over 4.
     model.activation_checkpointing_enable({"use_reentrant": False})
     return _policy(name, model, tokenizer)
 
 
 @torch.no_grad()
-def _require_plain_head(name: str, model) -> None:
-    """Raise PolicyError for a model that does more to its logits than its output layer does:
-    training scores tokens by backbone and output layer."""
+def _require_plain_model(name: str, model) -> None:
+    """Raise PolicyError for a model that training cannot score: one that does more to its logits than
+    its output layer does, or that does not read a mask of which token sees which, by which responses
+    share a prompt."""
     ids = torch.arange(4)[None]
+    logits = model(input_ids=ids).logits
     hidden = model.base_model(input_ids=ids).last_hidden_state
-    if not torch.allclose(
-        model(input_ids=ids).logits, model.get_output_embeddings()(hidden), atol=1e-3
-    ):
+    if not torch.allclose(logits, model.get_output_embeddings()(hidden), atol=1e-3):
         raise PolicyError(f"--model {name}: must be a model whose logits are its output layer's")
+    sees = torch.ones(5, 5, dtype=torch.bool).tril()
+    sees[4, 2:4] = False  # 0 1 2 3, and another 2 after 1
+    branched = model.base_model(
+        input_ids=torch.tensor([[0, 1, 2, 3, 2]]),
+        attention_mask=sees[None, None],
+        position_ids=torch.tensor([[0, 1, 2, 3, 2]]),
+    ).last_hidden_state
+    if not torch.allclose(branched[:, [0, 1, 4, 3]], hidden, atol=1e-3):
+        raise PolicyError(f"--model {name}: must be a model that reads attention masks by position")
 
 
 def _require_hub_model(name: str, advice: str) -> None:

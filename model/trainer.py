@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from random import Random
 
 import torch
@@ -33,7 +33,7 @@ from custom_types import (
     Verdict,
 )
 from model.args import AZRArgs
-from model.inference import rollout, token_logprobs
+from model.inference import response_logprobs, rollout
 from prime_inversion import all_problems, generate_of_each_task
 from utils.debug_grads import gradient_table
 from utils.metrics import entropy_metrics, round_metrics, time_metrics, token_count
@@ -235,8 +235,8 @@ class AZRTrainer:
             logprobs, entropy = self._logprobs(batch)
             mask = batch.response_mask
             difference = max(difference, (logprobs - batch.old_logprobs)[mask].abs().max().item())
-            values = iter(logprobs[mask].tolist())  # row by row, as the examples are
-            for example in part:
+            values = iter(logprobs[mask].tolist())
+            for example in chain.from_iterable(part):
                 own = tuple(islice(values, len(example.rollout.response_ids)))
                 rescored.append(
                     replace(example, rollout=replace(example.rollout, old_logprobs=own))
@@ -283,10 +283,4 @@ class AZRTrainer:
 
     def _logprobs(self, batch: MiniBatch) -> tuple[torch.Tensor, torch.Tensor]:
         with self.accelerator.autocast():
-            return token_logprobs(
-                self.policy.model,
-                batch.input_ids,
-                batch.attention_mask,
-                batch.response_mask,
-                self.args.temperature,
-            )
+            return response_logprobs(self.policy.model, batch, self.args.temperature)

@@ -1,11 +1,21 @@
 """`generate` and `token_logprobs`. Oracles: hand-made logits, transformers' own generate and logits,
 batched against one by one, and known distributions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
-from model.inference import generate, position_ids, sample_tokens, token_logprobs
+from buffer.base_buff import collate, microbatches
+from custom_types import Example, Role, Rollout, TaskType
+from model.inference import (
+    generate,
+    position_ids,
+    response_logprobs,
+    sample_tokens,
+    token_logprobs,
+)
 from utils.mocks.mock_transformer import MockConfig, MockTransformer
 
 STOP, PAD = 1, 0
@@ -117,6 +127,42 @@ def test_chunked_logits_change_neither_value_nor_gradient(qwen, monkeypatch):
         results.append([logprobs.detach(), entropy.detach(), *gradient])
     for whole, chunked in zip(*results, strict=True):
         torch.testing.assert_close(whole, chunked, rtol=1e-6, atol=1e-9)
+
+
+def test_shared_prompts_change_neither_value_nor_gradient(qwen):
+    """Packed rows of several prompts against one row a response, in float64; responses to one prompt
+    of different lengths, and two that begin alike. Negative control: without the mask between
+    responses the scores are off."""
+    answers = [(5, 6, 7), (5, 9), (8,), (3, 3, 3, 1)]
+    examples = [
+        Example(
+            Rollout(Role.SOLVER, TaskType.DEDUCTION, None, p, r, (0.0,) * len(r), "", True), 1.0
+        )
+        for p in prompts(12)
+        for r in answers[: 1 + len(p) % 4]
+    ]
+    (rows,) = microbatches(examples, 10_000)
+    order = [one.rollout for row in rows for one in row]
+    assert len(rows) < len(set(prompts(12))) < len(order)
+    packed = collate(rows, PAD)
+    ids, mask, response = batch([(one.prompt_ids, one.response_ids) for one in order])
+
+    def gradient(values):
+        logprobs, entropy = values
+        score = (logprobs.sum(1) * torch.arange(1, len(order) + 1)).sum() + 0.3 * entropy.sum()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(score, list(qwen.parameters()))])
+
+    shared = response_logprobs(qwen, packed, 0.7)
+    plain = token_logprobs(qwen, ids, mask, response, 0.7)
+    for ours, theirs in zip(shared, plain, strict=True):
+        torch.testing.assert_close(ours[packed.response_mask], theirs[response], rtol=0, atol=1e-9)
+        assert (ours[~packed.response_mask] == 0).all()
+    ours, theirs = gradient(shared), gradient(plain)
+    assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-6
+
+    blurred = torch.ones_like(packed.attention_mask).tril()
+    off, _ = response_logprobs(qwen, replace(packed, attention_mask=blurred), 0.7)
+    assert (off - shared[0]).abs().max() > 0.01
 
 
 def test_a_response_at_position_zero_is_refused(qwen):

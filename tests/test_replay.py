@@ -2,7 +2,7 @@
 by hand."""
 
 from collections import Counter
-from itertools import pairwise
+from itertools import groupby, pairwise
 from random import Random
 
 import pytest
@@ -29,18 +29,49 @@ def replay_of(examples) -> ReplayBuffer:
 
 
 def test_collate_by_hand():
-    # The pad id 0 among the sampled ids is a token like any other.
+    # The pad id 0 among the sampled ids is a token like any other. The second response to 7 8
+    # follows position 1 as the first does; a row may hold a second prompt.
+    proposer = dict(role=Role.PROPOSER, task=TaskType.INDUCTION)
     examples = [
-        Example(rollout((7, 8), (9, 2), Role.PROPOSER, TaskType.INDUCTION), 1.5, 2.0),
+        Example(rollout((7, 8), (9, 2), **proposer), 1.5, 2.0),
+        Example(rollout((7, 8), (4,), **proposer), 0.5),
         Example(rollout((7, 8, 6), (3, 0, 2), Role.SOLVER, TaskType.ABDUCTION), -2.0),
+        Example(rollout((5,), (1,)), 1.0),
     ]
-    batch = collate(examples, pad_id=0)
-    assert batch.input_ids.tolist() == [[7, 8, 9, 2, 0, 0], [7, 8, 6, 3, 0, 2]]
-    assert batch.attention_mask.int().tolist() == [[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]]
-    assert batch.response_mask.int().tolist() == [[0, 0, 1, 1, 0, 0], [0, 0, 0, 1, 1, 1]]
-    assert batch.old_logprobs.tolist() == [[0, 0, -0.5, -0.75, 0, 0], [0, 0, 0, -0.5, -0.75, -1.0]]
-    assert batch.advantages.tolist() == [1.5, -2.0] and batch.weights.tolist() == [2.0, 1.0]
-    assert batch.cells.tolist() == [2, 3]  # 3 * role + task: proposer induction, solver abduction
+    batch = collate([examples[:2], examples[2:]], pad_id=0)
+    assert batch.input_ids.tolist() == [[7, 8, 9, 2, 4, 0, 0, 0], [7, 8, 6, 3, 0, 2, 5, 1]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 0, 0], [0, 1, 2, 3, 4, 5, 0, 1]]
+    assert batch.attention_mask[:, 0].int().tolist() == [
+        [
+            [1, 0, 0, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0, 0, 0],
+            [1, 1, 0, 0, 1, 0, 0, 0],
+            [0, 0, 0, 0, 0, 1, 0, 0],
+            [0, 0, 0, 0, 0, 1, 1, 0],
+            [0, 0, 0, 0, 0, 1, 1, 1],
+        ],
+        [
+            [1, 0, 0, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 1, 1, 0, 0],
+            [0, 0, 0, 0, 0, 0, 1, 0],
+            [0, 0, 0, 0, 0, 0, 1, 1],
+        ],
+    ]
+    assert batch.response_mask.int().tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0]]
+    assert batch.targets.tolist() == [[9, 2, 0], [4, 0, 0], [3, 0, 2], [1, 0, 0]]
+    # Where the token before each stands; rows are 8 long.
+    assert batch.sources.tolist() == [[1, 2, 0], [1, 0, 0], [10, 11, 12], [14, 0, 0]]
+    assert batch.old_logprobs.tolist() == [[-0.5, -0.75, 0], [-0.5, 0, 0], [-0.5, -0.75, -1.0], [-0.5, 0, 0]]  # fmt: skip
+    assert batch.advantages.tolist() == [1.5, 0.5, -2.0, 1.0]
+    assert batch.weights.tolist() == [2.0, 1.0, 1.0, 1.0]
+    # 3 * role + task: proposer induction twice, solver abduction, solver deduction
+    assert batch.cells.tolist() == [2, 2, 3, 4]
     assert [CELLS[cell] for cell in batch.cells] == [
         (one.rollout.role, one.rollout.task) for one in examples
     ]
@@ -61,13 +92,15 @@ def test_the_masked_tokens_are_the_text_and_its_end(pad):
         if ids:
             row = rollout(encode("5..13 solve "), ids, text=text, finished=finished)
             items.append(Example(row, 0.0))
-    batch = collate(items, tokenizer.convert_tokens_to_ids(pad))
-    for example, ids, response, read in zip(
-        items, batch.input_ids, batch.response_mask, batch.attention_mask, strict=True
-    ):
+    batch = collate([[one] for one in items], tokenizer.convert_tokens_to_ids(pad))
+    for example, ids, sees, targets, response in zip(
+        items, batch.input_ids, batch.attention_mask[:, 0], batch.targets, batch.response_mask,
+        strict=True,
+    ):  # fmt: skip
         end = "<eos>" if example.rollout.finished else ""
-        assert tokenizer.decode(ids[response]) == example.rollout.text + end
-        assert tokenizer.decode(ids[read]) == "5..13 solve " + example.rollout.text + end
+        assert tokenizer.decode(targets[response]) == example.rollout.text + end
+        last = len(example.rollout.prompt_ids + example.rollout.response_ids) - 1
+        assert tokenizer.decode(ids[sees[last]]) == "5..13 solve " + example.rollout.text + end
 
 
 @pytest.mark.parametrize(
@@ -76,7 +109,7 @@ def test_the_masked_tokens_are_the_text_and_its_end(pad):
 def test_a_row_whose_lengths_do_not_fit_is_refused(prompt, response, logprobs):
     row = Rollout(Role.SOLVER, DEDUCTION, SPACE[0], prompt, response, logprobs, "", True)
     with pytest.raises(ValueError, match=f"{len(prompt)}, {len(response)}, {len(logprobs)}"):
-        collate([item(2, 2), Example(row, 0.0)], pad_id=0)
+        collate([[item(2, 2)], [Example(row, 0.0)]], pad_id=0)
 
 
 def test_rows_and_advantages_must_be_as_many():
@@ -103,7 +136,7 @@ def test_equal_rows_become_one_that_weighs_as_much():
 
 @pytest.mark.parametrize("size, n", [(12, 4), (13, 4), (15, 4), (3, 8), (1, 1), (0, 4)])
 def test_minibatches_hold_each_item_once_with_its_advantage(size, n):
-    items = [item(1, 1 + k, advantage=float(k)) for k in range(size)]
+    items = [item(1 + k, 1 + k, advantage=float(k)) for k in range(size)]
     replay = replay_of(items)
     parts = replay.minibatches(n, Random(0))
     sizes = [len(part) for part in parts]
@@ -117,8 +150,18 @@ def test_minibatches_hold_each_item_once_with_its_advantage(size, n):
         assert replay.minibatches(n, Random(1)) != parts
 
 
+def test_a_prompt_stays_in_one_minibatch_but_where_that_ends():
+    rng = Random(0)
+    items = [item(1 + g, 1 + k) for g in range(60) for k in range(rng.randint(1, 8))]
+    parts = replay_of(items).minibatches(5, Random(1))
+    homes = [{one.rollout.prompt_ids for one in part} for part in parts]
+    assert sum(len(home) for home in homes) <= 60 + 4
+    # One prompt, many responses: still as many parts.
+    assert [len(part) for part in replay_of([item(3, 1 + k) for k in range(9)]).minibatches(3, rng)] == [3, 3, 3]  # fmt: skip
+
+
 def test_minibatches_are_shuffled_evenly():
-    replay = replay_of([item(1, 1, advantage=float(k)) for k in range(32)])
+    replay = replay_of([item(1 + k, 1, advantage=float(k)) for k in range(32)])
     rng = Random(0)
     first = Counter(one.advantage for _ in range(2000) for one in replay.minibatches(4, rng)[0])
     assert (
@@ -130,14 +173,28 @@ def test_minibatches_are_shuffled_evenly():
 def test_microbatches_keep_the_budget_and_hold_each_item_once(max_tokens):
     rng = Random(0)
     items = [item(rng.randint(1, 6), rng.randint(1, 6), advantage=float(k)) for k in range(50)]
+    longest = max(len(i.rollout.prompt_ids) + len(i.rollout.response_ids) for i in items)
     parts = list(microbatches(items, max_tokens))
     for part in parts:
         positions = collate(part, pad_id=0).input_ids.numel()
-        assert positions <= max_tokens or len(part) == 1
-    assert sorted(one.advantage for part in parts for one in part) == list(range(50))
+        assert positions <= max_tokens or (len(part) == 1 and positions <= longest)
+    together = [one for part in parts for row in part for one in row]
+    assert sorted(one.advantage for one in together) == list(range(50))
     # Greedy: a part is closed only because the next row would not have fitted.
     for part, following in pairwise(parts):
         assert collate([*part, following[0]], pad_id=0).input_ids.numel() > max_tokens
+
+
+def test_rows_hold_each_prompt_once_and_little_padding():
+    """Sums by hand: prompts of 1 to 6 tokens once each, 9 to 54 responses with theirs."""
+    rng = Random(0)
+    items = [item(rng.randint(1, 6), rng.randint(1, 4), advantage=float(k)) for k in range(90)]
+    (rows,) = microbatches(items, 10_000)
+    needed = sum(range(1, 7)) + sum(len(one.rollout.response_ids) for one in items)
+    batch = collate(rows, pad_id=0)
+    assert len(rows) <= 6 and batch.input_ids.numel() < 1.5 * needed
+    prompts = [key for row in rows for key, _ in groupby(one.rollout.prompt_ids for one in row)]
+    assert len(prompts) == len(set(prompts)) == 6
 
 
 def test_the_whole_is_counted_in_responses_or_in_their_tokens():
