@@ -29,7 +29,7 @@ class AZRArgs:
     max_prime: int = flag(31, "largest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
     seed_problems: int = flag(8, "random problems a task in the buffer before step 1", least=1)
     # one step
-    batch_size: int = flag(96, "B, proposals a task", least=1)
+    batch_size: int = flag(128, "B, proposals a task", least=1)
     n_attempts: int = flag(8, "n, attempts at each unique valid proposal", least=1)
     share_triples: bool = flag(
         True, "a valid (x, y, p) becomes a known problem of every task, not only of its own"
@@ -68,12 +68,12 @@ class AZRArgs:
     invalid_reward: float = flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = flag(0.0, "of a valid proposal solved never or always")
     crowding_cost: float = flag(
-        0.3, "taken from a valid proposal, times the share of its cell that is the same problem"
+        0.35, "taken from a valid proposal, times the share of its cell that is the same problem"
     )
     # the update
-    lr: float = flag(1.5e-3, "AdamW's learning rate", above=0, most=1)
+    lr: float = flag(1.25e-3, "AdamW's learning rate", above=0, most=1)
     lr_warmup: int = flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
-    lr_hold: int = flag(120, "steps before the learning rate decays", least=0)
+    lr_hold: int = flag(130, "steps before the learning rate decays", least=0)
     lr_half_life: float = flag(25.0, "steps in which it halves after that; 0: never", least=0)
     adam_beta2: float = flag(0.95, "AdamW's second beta", least=0, most=0.9999)
     minibatches: int = flag(8, "optimizer steps a self-play step", least=1)
@@ -81,7 +81,7 @@ class AZRArgs:
     clip_low: float = flag(0.2, "ratio clip below 1", least=0, most=1)
     clip_high: float = flag(0.2, "ratio clip above 1", least=0)
     aggregate: str = flag("sequence", "what the objective averages", choices=("sequence", "token"))
-    proposer_weight: float = flag(2.5, "what a proposal counts beside an answer", above=0)
+    proposer_weight: float = flag(3.0, "what a proposal counts beside an answer", above=0)
     entropy_coef: float = flag(0.1, "weight of the entropy bonus", least=0)
     max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0)
     # the format-only warm start of tiny
