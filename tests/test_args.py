@@ -75,7 +75,7 @@ def test_without_flags_the_run_is_the_tiny_one():
     args = parse_args([])
     assert args == AZRArgs() == parse_args(["--model", "tiny"], cuda=True)
     stated = dict(
-        model="tiny", total_steps=200, batch_size=96, n_attempts=8, n_references=1, train_attempts=True,
+        model="tiny", total_steps=200, batch_size=128, n_attempts=8, n_references=1, train_attempts=True,
         min_prime=5, max_prime=31, temperature=1.0, clip_low=0.2, clip_high=0.2, max_grad_norm=1.0,
         invalid_reward=-0.5, extreme_reward=0.0, seed_problems=8, aggregate="sequence",
     )  # fmt: skip

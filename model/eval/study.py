@@ -67,7 +67,7 @@ GROWTH = {
         "13": ("--max-prime", "13"),
         "23": ("--max-prime", "23"),
         "31": ("--max-prime", "31"),
-        "61": ("--max-prime", "61", "--total-steps", "400", "--lr-hold", "300"),
+        "61": ("--max-prime", "61", "--total-steps", "600", "--lr-hold", "500"),
     }
 }
 GRIDS = {"controls": CONTROLS, "growth": GROWTH}
