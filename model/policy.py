@@ -101,14 +101,14 @@ def load_pretrained(name: str) -> Policy:
             f"--model {name}: holds no causal language model with its tokenizer "
             f"({type(error).__name__}); {advice}"
         ) from error
-    _require_plain_model(name, model)
+    require_plain_model(name, model)
     # Keeps 0.3 MB a token of a 3B model for the backward pass where it would be over 4.
     model.activation_checkpointing_enable({"use_reentrant": False})
     return _policy(name, model, tokenizer)
 
 
 @torch.no_grad()
-def _require_plain_model(name: str, model) -> None:
+def require_plain_model(name: str, model) -> None:
     """Raise PolicyError for a model that training cannot score: one that does more to its logits than
     its output layer does, or that does not read a mask of which token sees which, by which responses
     share a prompt."""

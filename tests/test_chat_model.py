@@ -6,6 +6,7 @@ Oracle: the files of a real run.
 import json
 import math
 
+import pytest
 import torch
 from accelerate import Accelerator
 from test_cli import command, rows
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from custom_types import Prompt, Role, TaskType
 from model.args import AZRArgs
 from model.inference import Response, decode, rollout
-from model.policy import load_policy, load_pretrained
+from model.policy import PolicyError, load_policy, load_pretrained, require_plain_model
 from model.trainer import AZRTrainer
 from utils.string_formatting import PromptRenderer, parse_solver
 
@@ -155,3 +156,15 @@ class CpuAutocast(Accelerator):
 
     def autocast(self, *args, **kwargs):
         return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+def test_a_model_that_cannot_share_prompts_is_refused(tmp_path):
+    """transformers' eager attention adds its mask to the scores, so one of booleans hides nothing."""
+    save_model(tmp_path)
+    model = load_pretrained(str(tmp_path)).model
+    require_plain_model("mine", model)
+    model.set_attn_implementation("eager")
+    with pytest.raises(
+        PolicyError, match="--model mine: must be a model that reads attention masks"
+    ):
+        require_plain_model("mine", model)

@@ -87,7 +87,10 @@ def test_a_study_is_resumed_and_refuses_other_settings(tmp_path):
     changed = [path.parts[-3] for path, time in written.items() if path.stat().st_mtime_ns != time]
     assert changed == ["uniform"]
     refused = command(*given, "--flags", flags + " --lr 0.1", **study)
-    assert refused.returncode == 2 and f"holds a run with --lr {AZRArgs().lr}, not 0.1" in refused.stderr
+    assert (
+        refused.returncode == 2
+        and f"holds a run with --lr {AZRArgs().lr}, not 0.1" in refused.stderr
+    )
 
 
 # ---------------------------------------------------------------- the collapse
