@@ -235,42 +235,42 @@ def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[
     """`examples` in parts that `collate` packs into at most `max_tokens` positions each, or one
     row as long as the longest example; a part is a list of rows.
 
-    Examples with the same prompt are one stretch of a row, as far as they fit; short stretches fill
-    up the rows of long ones. How examples are split does not change the update, as long as every part
+    A prompt with its responses, as far as they fit, is one tree of a row; short trees fill up the
+    rows of long ones. How examples are split does not change the update, as long as every part
     is given the denominator of the whole.
     """
-    stretches = deque(sorted(_stretches(examples, max_tokens), key=itemgetter(0), reverse=True))
+    trees = deque(sorted(_trees(examples, max_tokens), key=itemgetter(0), reverse=True))
+    longest = trees[0][0] if trees else 0
     rows = []
-    while stretches:
-        length, row = stretches.popleft()
-        longest = rows[0][0] if rows else length
-        while stretches and length + stretches[-1][0] <= longest:
-            further, own = stretches.pop()
+    while trees:
+        length, row = trees.popleft()
+        while trees and length + trees[-1][0] <= longest:
+            further, own = trees.pop()
             length, row = length + further, row + own
         rows.append((length, row))
 
     part: list[list[Example]] = []
-    width = 0
     for length, row in sorted(rows, key=itemgetter(0), reverse=True):
         if part and width * (len(part) + 1) > max_tokens:
             yield part
             part = []
-        width = width if part else length
+        if not part:
+            width = length
         part.append(row)
     if part:
         yield part
 
 
-def _stretches(examples: Sequence[Example], max_tokens: int) -> Iterator[tuple[int, list[Example]]]:
+def _trees(examples: Sequence[Example], max_tokens: int) -> Iterator[tuple[int, list[Example]]]:
     """Examples with the same prompt, in lists that take at most `max_tokens` or hold one; each with
     what it takes."""
     for group in _by_prompt(examples):
-        length, stretch = 0, []
+        length, tree = 0, []
         for example in group:
             own = len(example.rollout.response_ids)
-            if stretch and length + own > max_tokens:
-                yield length, stretch
-                length, stretch = 0, []
-            length += own if stretch else len(_prompt(example)) + own
-            stretch.append(example)
-        yield length, stretch
+            if tree and length + own > max_tokens:
+                yield length, tree
+                length, tree = 0, []
+            length += own if tree else len(_prompt(example)) + own
+            tree.append(example)
+        yield length, tree

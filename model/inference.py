@@ -3,7 +3,8 @@
 `generate` samples from softmax(logits / temperature) and from nothing else: no setting of a
 checkpoint's generation config takes part, and every row has its own uniform numbers, so that how
 rows are sliced changes no row. `token_logprobs` scores stored tokens under the same distribution,
-with or without gradient; it is the only place where logits are shifted, scaled and normalised.
+with or without gradient, and `response_logprobs` those of packed rows; what both call is the only
+place where logits are shifted, scaled and normalised.
 """
 
 from collections.abc import Sequence
@@ -222,8 +223,10 @@ def token_logprobs(
     return _score_responses(
         model,
         (input_ids, attention_mask.long(), position_ids(attention_mask)),
-        (places - 1, input_ids, response_mask),
-        temperature,
+        sources=places - 1,
+        targets=input_ids,
+        mask=response_mask,
+        temperature=temperature,
     )
 
 
@@ -233,16 +236,20 @@ def response_logprobs(model, batch: MiniBatch, temperature: float) -> tuple[Tens
     return _score_responses(
         model,
         (batch.input_ids, batch.attention_mask, batch.position_ids),
-        (batch.sources, batch.targets, batch.response_mask),
-        temperature,
+        sources=batch.sources,
+        targets=batch.targets,
+        mask=batch.response_mask,
+        temperature=temperature,
     )
 
 
-def _score_responses(model, read, scored, temperature: float) -> tuple[Tensor, Tensor]:
-    """read: ids, mask and positions for the model. scored: where each token's logits come from, as
-    an index into the flattened ids, the token, and which of them count."""
+def _score_responses(
+    model, read, *, sources: Tensor, targets: Tensor, mask: Tensor, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """read: ids, attention mask and positions, as the model takes them. sources, targets, mask, of one
+    shape: where each token's logits come from, as an index into the flattened ids; the token; and
+    whether it counts."""
     input_ids, attention_mask, positions = read
-    sources, targets, mask = scored
     hidden = model.base_model(
         input_ids=input_ids,
         attention_mask=attention_mask,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_cli import command
-from test_trainer import SMALL, make_trainer
+from test_trainer import SMALL, flat_gradient, make_trainer, relative
 
 from compute.reward import compute_r_total
 from custom_types import TASKS, Role, Verdict
@@ -101,11 +101,7 @@ def gradient(trainer: AZRTrainer) -> torch.Tensor:
     trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
     trainer.args = replace(trainer.args, max_grad_norm=1e9)
     trainer.learning_phase(trainer.rollout_phase())
-    return torch.cat([weight.grad.flatten() for weight in trainer.policy.model.parameters()])
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
+    return flat_gradient(trainer)
 
 
 def test_each_defect_changes_the_gradient_as_it_says(warm_tiny):

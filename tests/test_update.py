@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_trainer import WithoutRefill, make_trainer, weights
+from test_trainer import WithoutRefill, flat_gradient, make_trainer, relative, weights
 
 from buffer.base_buff import ReplayBuffer
 from custom_types import TASKS, Example, Problem, Role, TaskType, Verdict
@@ -126,12 +126,10 @@ def test_a_proposal_weighs_what_the_flag_says(warm_tiny):
             played = replace(played, proposals=())
         trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
         trainer.learning_phase(played)
-        gradients[weight] = torch.cat(
-            [weight.grad.flatten() for weight in trainer.policy.model.parameters()]
-        )
+        gradients[weight] = flat_gradient(trainer)
     alone = gradients[None]
-    assert ((gradients[1e-9] - alone).norm() / alone.norm()).item() < 1e-5
-    assert ((gradients[1.0] - alone).norm() / alone.norm()).item() > 0.01
+    assert relative(gradients[1e-9], alone) < 1e-5
+    assert relative(gradients[1.0], alone) > 0.01
 
 
 def test_merging_equal_rows_keeps_the_gradient(warm_tiny, monkeypatch):
@@ -146,10 +144,8 @@ def test_merging_equal_rows_keeps_the_gradient(warm_tiny, monkeypatch):
             monkeypatch.setattr("model.trainer.ReplayBuffer", PlainReplay)
         metrics = trainer.learning_phase(played)
         assert (metrics["examples"] < len(trainer.scored)) == merged
-        gradients.append(
-            torch.cat([weight.grad.flatten() for weight in trainer.policy.model.parameters()])
-        )
-    assert ((gradients[0] - gradients[1]).norm() / gradients[1].norm()).item() < 1e-6
+        gradients.append(flat_gradient(trainer))
+    assert relative(*gradients) < 1e-6
 
 
 class PlainReplay(ReplayBuffer):
