@@ -189,12 +189,12 @@ class Example:
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """Rows `[prompt][response][response]..[prompt][response]..[right pad]`, each prompt once, and what
+    """Rows of prompts and responses, each a prefix tree as `utils/prefix_tree.py` packs it, and what
     the n responses in them are scored by; made by `collate`, the only padded thing.
 
     What the model reads: input_ids, position_ids (rows, time) int64, positions counted from the start
     of each prompt; attention_mask (rows, 1, time, time) bool, entry [r, 0, i, j] true where position i
-    sees position j: what comes before it in its own response, and that response's prompt.
+    sees position j: its own prompt and response so far.
 
     What is scored: targets (n, length) int64, the response ids, end token included; sources
     (n, length) int64, row * time + position of the token before each, whose logits predict it;

@@ -5,16 +5,15 @@ its own. `ReplayBuffer` holds one step's rollouts with their advantages, equal o
 out as shuffled minibatches; `collate` is the one place where rows are padded.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import chain, groupby, pairwise
-from operator import itemgetter
+from itertools import chain, pairwise
 from random import Random
 
 import torch
 
 from custom_types import TASKS, Example, MiniBatch, Problem, Rollout, TaskType
+from utils.prefix_tree import fill_rows, pack, row_length
 
 RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem comes in
 LEAST_WEIGHT = 0.02  # of a problem that is always solved, beside 1 of one that never is
@@ -107,80 +106,48 @@ class ProblemBuffer:
 
 
 def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
-    """Pack examples, each row's side by side; neighbours with the same prompt share it.
+    """Pack examples, each row a prefix tree of prompts and responses, and what they are scored by.
 
     The response mask is built from lengths: a sampled end or pad token is a token like any other.
-    Example: a row of prompt 7 8 with responses 9 2 and 4 2, beside a row of length 7, becomes
-    ids `7 8 9 2 4 2 p` at positions `0 1 2 3 2 3 0`: 4 follows 8 and does not see 9. With one example
-    a row nothing is shared. Raises ValueError for an example without a prompt or a response, or with
-    another number of logprobs than of response ids.
+    With one example a row nothing is shared. Raises ValueError for an example without a prompt or a
+    response, or with another number of logprobs than of response ids.
     """
+    packed = pack([[_tokens(example) for example in row] for row in rows], pad_id)
     examples = [example for row in rows for example in row]
-    lengths = torch.tensor([_response_length(example) for example in examples])
-    time = max(map(_row_length, rows))
-    ids, positions, trees, branches, sources = [], [], [], [], []
-    for index, row in enumerate(rows, 1):
-        for tree, (prompt, own) in enumerate(groupby(row, key=_prompt), 1):
-            ids += prompt
-            positions += range(len(prompt))
-            branches += [0] * len(prompt)
-            last = len(ids) - 1
-            for branch, example in enumerate(own, 1):
-                response = example.rollout.response_ids
-                sources += (last, *range(len(ids), len(ids) + len(response) - 1))
-                ids += response
-                positions += range(len(prompt), len(prompt) + len(response))
-                branches += [branch] * len(response)
-            trees += [tree] * (len(ids) - len(trees))
-        padding = index * time - len(ids)
-        ids += [pad_id] * padding
-        for values in (positions, trees, branches):
-            values += [0] * padding
-
-    tree, branch = (torch.tensor(values).view(-1, time) for values in (trees, branches))
-    sees = (tree[:, :, None] == tree[:, None]) & (
-        (branch[:, None] == 0) | (branch[:, :, None] == branch[:, None])
-    )
+    rollouts = [example.rollout for example in examples]
+    lengths = torch.tensor([len(own.response_ids) for own in rollouts])
     response_mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
 
-    def by_example(values: Iterable) -> torch.Tensor:
-        flat = torch.tensor(list(values))
+    def by_example(values: Iterable[Sequence]) -> torch.Tensor:
+        flat = torch.tensor(list(chain.from_iterable(values)))
         return flat.new_zeros(response_mask.shape).masked_scatter(response_mask, flat)
 
-    rollouts = [example.rollout for example in examples]
     return MiniBatch(
-        input_ids=torch.tensor(ids).view(-1, time),
-        position_ids=torch.tensor(positions).view(-1, time),
-        attention_mask=sees.tril()[:, None],
-        targets=by_example(chain.from_iterable(own.response_ids for own in rollouts)),
-        sources=by_example(sources),
+        input_ids=packed.input_ids,
+        position_ids=packed.position_ids,
+        attention_mask=packed.attention_mask,
+        targets=by_example(own.response_ids for own in rollouts),
+        sources=by_example(
+            path[len(own.prompt_ids) - 1 : -1]
+            for own, path in zip(rollouts, packed.paths, strict=True)
+        ),
         response_mask=response_mask,
-        old_logprobs=by_example(chain.from_iterable(own.old_logprobs for own in rollouts)),
+        old_logprobs=by_example(own.old_logprobs for own in rollouts),
         advantages=torch.tensor([example.advantage for example in examples]),
         weights=torch.tensor([example.weight for example in examples]),
         cells=torch.tensor([own.cell for own in rollouts]),
     )
 
 
-def _prompt(example: Example) -> tuple[int, ...]:
-    return example.rollout.prompt_ids
-
-
-def _response_length(example: Example) -> int:
-    """Raises ValueError for an example that cannot be trained on."""
+def _tokens(example: Example) -> tuple[int, ...]:
+    """Prompt and response. Raises ValueError for an example that cannot be trained on."""
     own = example.rollout
     if not own.prompt_ids or not own.response_ids or len(own.response_ids) != len(own.old_logprobs):
         raise ValueError(
             f"an example needs a prompt, a response and as many logprobs as response ids: "
             f"{len(own.prompt_ids)}, {len(own.response_ids)}, {len(own.old_logprobs)}"
         )
-    return len(own.response_ids)
-
-
-def _row_length(row: Sequence[Example]) -> int:
-    """Positions that a row's examples take, each prompt once."""
-    responses = sum([len(example.rollout.response_ids) for example in row])
-    return sum([len(prompt) for prompt, _ in groupby(row, key=_prompt)]) + responses
+    return own.prompt_ids + own.response_ids
 
 
 def response_count(examples: Sequence[Example], aggregate: str) -> float:
@@ -217,60 +184,25 @@ class ReplayBuffer:
     def minibatches(self, n: int, rng: Random) -> list[list[Example]]:
         """All examples in `n` shuffled parts of nearly equal size, each once, none empty. Those with
         the same prompt stay together but where a part ends, so that it is computed once."""
-        groups = _by_prompt(self.examples)
-        examples = [example for group in rng.sample(groups, len(groups)) for example in group]
+        groups: dict[tuple[int, ...], list[Example]] = {}
+        for example in self.examples:
+            groups.setdefault(example.rollout.prompt_ids, []).append(example)
+        shuffled = rng.sample([*groups.values()], len(groups))
+        examples = [example for group in shuffled for example in rng.sample(group, len(group))]
         n = min(n, len(examples))
         ends = [len(examples) * part // max(n, 1) for part in range(n + 1)]
         return [examples[start:end] for start, end in pairwise(ends)]
-
-
-def _by_prompt(examples: Sequence[Example]) -> list[list[Example]]:
-    groups: dict[tuple[int, ...], list[Example]] = {}
-    for example in examples:
-        groups.setdefault(_prompt(example), []).append(example)
-    return list(groups.values())
 
 
 def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[list[Example]]]:
     """`examples` in parts that `collate` packs into at most `max_tokens` positions each, or one
     row as long as the longest example; a part is a list of rows.
 
-    A prompt with its responses, as far as they fit, is one tree of a row; short trees fill up the
-    rows of long ones. How examples are split does not change the update, as long as every part
-    is given the denominator of the whole.
+    How examples are split does not change the update, as long as every part is given the
+    denominator of the whole.
     """
-    trees = deque(sorted(_trees(examples, max_tokens), key=itemgetter(0), reverse=True))
-    longest = trees[0][0] if trees else 0
-    rows = []
-    while trees:
-        length, row = trees.popleft()
-        while trees and length + trees[-1][0] <= longest:
-            further, own = trees.pop()
-            length, row = length + further, row + own
-        rows.append((length, row))
-
-    part: list[list[Example]] = []
-    for length, row in sorted(rows, key=itemgetter(0), reverse=True):
-        if part and width * (len(part) + 1) > max_tokens:
-            yield part
-            part = []
-        if not part:
-            width = length
-        part.append(row)
-    if part:
-        yield part
-
-
-def _trees(examples: Sequence[Example], max_tokens: int) -> Iterator[tuple[int, list[Example]]]:
-    """Examples with the same prompt, in lists that take at most `max_tokens` or hold one; each with
-    what it takes."""
-    for group in _by_prompt(examples):
-        length, tree = 0, []
-        for example in group:
-            own = len(example.rollout.response_ids)
-            if tree and length + own > max_tokens:
-                yield length, tree
-                length, tree = 0, []
-            length += own if tree else len(_prompt(example)) + own
-            tree.append(example)
-        yield length, tree
+    sequences = [_tokens(example) for example in examples]
+    row_tokens = row_length(sequences, max_tokens)
+    rows = [[examples[index] for index in row] for row in fill_rows(sequences, row_tokens)]
+    part = max(1, max_tokens // row_tokens)
+    yield from (rows[start : start + part] for start in range(0, len(rows), part))

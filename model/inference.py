@@ -16,8 +16,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from custom_types import MiniBatch, Policy, Prompt, Rollout
+from utils.prefix_tree import fill_rows, pack, row_length
 
 LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
+
+PREFILL_ROW = 4096  # positions of a row of prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,24 +92,10 @@ def generate(
 
 
 def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> list[Response]:
-    """Prefill each distinct prompt once, copy its cache to the rows that share it, then decode."""
+    """Compute what prompts share once, give each row its own copy of the cache, then decode."""
     device = model.device
-    distinct = {prompt: index for index, prompt in enumerate(dict.fromkeys(prompts))}
-    row_of = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
-    width = max(map(len, distinct))
-    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in distinct], device=device)
-    lengths = torch.tensor([len(p) for p in distinct], device=device)
-    mask = torch.arange(width, device=device)[None] >= width - lengths[:, None]
-    output = model(
-        input_ids=ids,
-        attention_mask=mask.long(),
-        position_ids=position_ids(mask),
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    cache = output.past_key_values
-    cache.batch_select_indices(row_of)
-    logits, mask, positions = output.logits[row_of, -1], mask[row_of], lengths[row_of, None]
+    logits, cache, mask = _prefill(model, prompts, pad_id)
+    positions = mask.sum(1, keepdim=True)
 
     stops = torch.tensor(stop_ids, device=device)
     done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
@@ -128,6 +117,35 @@ def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> l
         )
         logits = output.logits[:, -1]
     return _cut(torch.stack(tokens, 1), torch.stack(logprobs, 1), stops)
+
+
+def _prefill(model, prompts: Sequence[tuple[int, ...]], pad_id: int):
+    """Logits (n, vocabulary) of what follows each of n prompts, the n rows' cache, and which
+    positions of it (n, width) hold a row's tokens; padded on the left."""
+    device = model.device
+    distinct = list(dict.fromkeys(prompts))
+    rows = fill_rows(distinct, row_length(distinct, PREFILL_ROW))
+    packed = pack([[distinct[index] for index in row] for row in rows], pad_id)
+    output = model.base_model(
+        input_ids=packed.input_ids.to(device),
+        attention_mask=packed.attention_mask.to(device),
+        position_ids=packed.position_ids.to(device),
+        use_cache=True,
+    )
+    order = [distinct[index] for row in rows for index in row]
+    path_of = dict(zip(order, packed.paths, strict=True))
+    longest = max(map(len, distinct))
+    padded = [[0] * (longest - len(prompt)) + path_of[prompt] for prompt in prompts]
+    paths = torch.tensor(padded, device=device)
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+    mask = torch.arange(longest, device=device)[None] >= longest - lengths[:, None]
+    for layer in output.past_key_values.layers:
+        layer.keys, layer.values = (
+            kept.transpose(1, 2).flatten(0, 1)[paths].transpose(1, 2)
+            for kept in (layer.keys, layer.values)
+        )
+    hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
+    return model.get_output_embeddings()(hidden), output.past_key_values, mask
 
 
 def _cut(tokens: Tensor, logprobs: Tensor, stops: Tensor) -> list[Response]:

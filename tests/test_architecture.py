@@ -21,7 +21,7 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
 }  # fmt: skip
 ANY_UTILS = {
     "utils.console", "utils.curriculum", "utils.debug_grads", "utils.metrics", "utils.plots",
-    "utils.run_directory", "utils.tables", "utils.trackers",
+    "utils.prefix_tree", "utils.run_directory", "utils.tables", "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
     "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
@@ -51,6 +51,7 @@ ROOMS = {
     "utils.curriculum": UTILS,
     "utils.debug_grads": UTILS,
     "utils.metrics": UTILS,
+    "utils.prefix_tree": set(),
     "utils.plots": UTILS,
     "utils.run_directory": UTILS,
     "utils.tables": UTILS,
@@ -60,6 +61,8 @@ ROOMS = {
 
 # What the code needs beyond that table, each with its reason.
 ADDITIONS = {
+    "buffer.base_buff": {"utils.prefix_tree"},  # what rows share is packed once, here and ...
+    "model.inference": {"utils.prefix_tree"},  # ... when prompts are read
     "model.args": {"model.flags"},  # the general part of a dataclass as a command line
     "model.policy": {"custom_types"},  # returns a `Policy`
     "model.warm_start": {

@@ -29,7 +29,9 @@ class MockBackbone(nn.Module):
         self.table = nn.Embedding(config.vocab_size, config.vocab_size)
 
     def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=None, **kwargs):
-        return BaseModelOutputWithPast(last_hidden_state=self.table(input_ids))
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.table(input_ids), past_key_values=DynamicCache()
+        )
 
 
 class MockTransformer(PreTrainedModel):
@@ -55,8 +57,8 @@ class MockTransformer(PreTrainedModel):
     def get_output_embeddings(self):
         return self.head
 
-    def forward(self, input_ids, past_key_values=None, logits_to_keep=0, **kwargs):
-        hidden = self.model(input_ids).last_hidden_state[:, -logits_to_keep:]
+    def forward(self, input_ids, **kwargs):
+        output = self.model(input_ids)
         return CausalLMOutputWithPast(
-            logits=self.head(hidden), past_key_values=past_key_values or DynamicCache()
+            logits=self.head(output.last_hidden_state), past_key_values=output.past_key_values
         )

@@ -1,0 +1,114 @@
+"""Token sequences as prefix trees: what several of them begin with is stored, and computed, once.
+
+A row of a model's input holds one tree, depth first, so that the descendants of a token stand right
+behind it. A token's position is its depth, and it sees itself and its ancestors: what it would see
+if its sequence stood alone. Example: 7 8 9 2, 7 8 4 2 and 7 5 become the row `7 8 9 2 4 2 5` at
+positions `0 1 2 3 2 3 1`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Longer rows share more, and attend in vain more: measured on tiny and on a model of 135 million.
+LEAST_ROW = 256
+ROW_SEQUENCES = 4
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """input_ids, position_ids (rows, time) int64; attention_mask (rows, 1, time, time) bool, entry
+    [r, 0, i, j] true where position i sees position j; paths: of each sequence, in the order given,
+    where its tokens stand, as row * time + position."""
+
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    paths: list[list[int]]
+
+
+def pack(rows: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedRows:
+    """Each row's sequences as one tree, padded on the right to the longest row.
+
+    A sequence shares what it has in common with the one before it, so sorted ones share all they can.
+    """
+    trees = [_Tree(row) for row in rows]
+    time = max(len(tree.ids) for tree in trees)
+    padding = [time - len(tree.ids) for tree in trees]
+    ids = [tree.ids + [pad_id] * pad for tree, pad in zip(trees, padding, strict=True)]
+    depths = [tree.depths + [0] * pad for tree, pad in zip(trees, padding, strict=True)]
+    # A padded position sees itself, since a row of attention without any is not a number.
+    ends = [tree.ends + list(range(len(tree.ids) + 1, time + 1)) for tree in trees]
+    index = torch.arange(time)
+    return PackedRows(
+        input_ids=torch.tensor(ids),
+        position_ids=torch.tensor(depths),
+        attention_mask=((index[:, None] >= index) & (index[:, None] < torch.tensor(ends)[:, None]))[
+            :, None
+        ],
+        paths=[
+            [number * time + place for place in path]
+            for number, tree in enumerate(trees)
+            for path in tree.paths
+        ],
+    )
+
+
+class _Tree:
+    """ids, depths and ends of the tokens, depth first; the descendants of token i are i + 1 to
+    ends[i] - 1. paths: the places of each sequence's tokens."""
+
+    def __init__(self, sequences: Sequence[Sequence[int]]):
+        self.ids: list[int] = []
+        self.depths: list[int] = []
+        self.ends: list[int] = []
+        self.paths: list[list[int]] = []
+        previous, path = (), []
+        for sequence in sequences:
+            common = shared_length(previous, sequence)
+            self._close(path[common:])
+            first = len(self.ids)
+            self.ids += sequence[common:]
+            self.depths += range(common, len(sequence))
+            self.ends += [0] * (len(sequence) - common)
+            path = path[:common] + list(range(first, len(self.ids)))
+            self.paths.append(path)
+            previous = sequence
+        self._close(path)
+
+    def _close(self, places: Sequence[int]) -> None:
+        for place in places:
+            self.ends[place] = len(self.ids)
+
+
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens two sequences have in common from their start."""
+    for length, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return length
+    return min(len(a), len(b))
+
+
+def row_length(sequences: Sequence[Sequence[int]], most: int) -> int:
+    """How many positions a row should have, given the longest sequence, and at most `most`; but a row
+    always holds the longest sequence."""
+    longest = max(map(len, sequences))
+    return max(longest, min(most, max(LEAST_ROW, ROW_SEQUENCES * longest)))
+
+
+def fill_rows(sequences: Sequence[tuple[int, ...]], row_tokens: int) -> list[list[int]]:
+    """The sequences' indices, sorted by their tokens, in rows whose trees have at most `row_tokens`
+    positions or hold one sequence."""
+    rows: list[list[int]] = []
+    length, previous = 0, ()
+    for index in sorted(range(len(sequences)), key=sequences.__getitem__):
+        sequence = sequences[index]
+        own = len(sequence) - shared_length(previous, sequence)
+        if not rows or length + own > row_tokens:
+            rows.append([])
+            length, own = 0, len(sequence)
+        rows[-1].append(index)
+        length, previous = length + own, sequence
+    return rows
