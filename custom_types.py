@@ -102,12 +102,22 @@ class Equation:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The texts of one prompt language, by task; `prompts.py` says what the fields may name."""
+    """The texts of one prompt language; `prompts.py` says what the fields may name.
+
+    solver, proposer: the whole text, by task. reference: how a proposer is shown a known problem, of
+    which `first_references` are always the same; example: how a solver is shown one of the `examples`
+    worked ones; both are joined by separators.
+    """
 
     name: str
     solver: dict[TaskType, str]
     proposer: dict[TaskType, str]
+    reference: str
     reference_separator: str
+    first_references: int = 0
+    examples: int = 0
+    example: str = ""
+    example_separator: str = ""
 
 
 @dataclass(frozen=True, slots=True)

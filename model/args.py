@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from constants import CUDA_MODEL, DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, PRIMES, TINY_MODEL
+from constants import (
+    CUDA_MODEL,
+    DEFAULT_SEED,
+    MAXIMUM_PRIME,
+    MINIMUM_PRIME,
+    PRIMES,
+    SMOLLM2_MODEL,
+    TINY_MODEL,
+)
 from model.flags import ArgumentError, check, flag, parse_values
 
 
@@ -19,7 +27,7 @@ class AZRArgs:
     """Everything a run depends on. Raises ArgumentError for a value that is not allowed."""
 
     # what is run
-    model: str = flag(TINY_MODEL, "tiny, a Hugging Face hub id, or a local folder")
+    model: str = flag(TINY_MODEL, "tiny, smollm2, a Hugging Face hub id, or a local folder")
     total_steps: int = flag(200, "self-play steps", least=0)
     seed: int = flag(DEFAULT_SEED, "seed of every random stream", least=0, most=2**32 - 1)
     run_dir: str | None = flag(None, "folder of the run; must be empty or not exist")
@@ -157,19 +165,46 @@ CHAT_PRESET = dict(
 )
 
 
+# SmolLM2-135M-Instruct on a laptop's CPU: short answers, many attempts.
+SMOLLM2_PRESET = CHAT_PRESET | dict(
+    batch_size=8,
+    n_attempts=8,
+    n_references=1,
+    train_attempts=True,
+    refill="unsolved",
+    max_prime=13,
+    max_proposal_tokens=24,
+    max_answer_tokens=10,
+    total_steps=90,
+    lr=6e-5,
+    lr_warmup=5,
+    adam_beta2=0.95,
+    minibatches=1,
+    microbatch_tokens=1024,
+    entropy_coef=0.01,
+    proposer_weight=3.0,
+    crowding_cost=0.35,
+    share_triples=True,
+)
+
+# The preset of each prompt language, by which a local folder says what it holds.
+PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
+
+
 def preset(model: str) -> dict:
-    """The fields in which a policy differs from the defaults: none for `tiny` and for a folder that
-    holds one, the chat model's for any other."""
-    return {} if model == TINY_MODEL or _speaks_compact(model) else CHAT_PRESET
+    """The fields in which a policy differs from the defaults, which are those of `tiny`: by its name,
+    or by what a local folder says of the language it speaks; a chat model's for any other."""
+    named = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
+    return PRESETS.get(named.get(model) or _language(model), CHAT_PRESET)
 
 
-def _speaks_compact(model: str) -> bool:
-    """Whether a local folder says that it holds a policy of the compact prompt language."""
+def _language(model: str) -> str | None:
+    """The prompt set that a local folder's config names, if it is one of ours."""
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    return isinstance(config, dict) and config.get("prompt_set") == "compact"
+        return None
+    return config.get("prompt_set") if isinstance(config, dict) else None
 
 
 def parse_args(

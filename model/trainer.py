@@ -36,7 +36,7 @@ from model.args import AZRArgs
 from model.inference import response_logprobs, rollout
 from prime_inversion import all_problems, generate_of_each_task
 from utils.debug_grads import gradient_table
-from utils.metrics import entropy_metrics, round_metrics, time_metrics, token_count
+from utils.metrics import SamplingMetrics, round_metrics, time_metrics, token_count
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
 
@@ -216,41 +216,51 @@ class AZRTrainer:
         weight = {Role.PROPOSER: args.proposer_weight, Role.SOLVER: 1.0}
         weights = [weight[rollout.role] for rollout in rollouts]
         replay = ReplayBuffer(rollouts, self.advantages, weights)
-        replay.examples, metrics = self._rescore(replay.examples)
-        self.optimizer.param_groups[0]["lr"] = metrics["learning_rate"] = self.learning_rate
-        minibatches = replay.minibatches(args.minibatches, self.shuffling)
-        denominator = response_count(replay.examples, args.aggregate) / len(minibatches)
-        updates = [self._update(examples, denominator) for examples in minibatches]
+        self.optimizer.param_groups[0]["lr"] = self.learning_rate
+        first, *others = replay.minibatches(args.minibatches, self.shuffling)
+        denominator = response_count(replay.examples, args.aggregate) / (1 + len(others))
+        sampling = SamplingMetrics()
+        others = [self._rescore(examples, sampling) for examples in others]
+        updates = [self._update(first, denominator, sampling)]
+        updates += [self._update(examples, denominator) for examples in others]
+        metrics = {"learning_rate": self.learning_rate, **sampling.metrics()}
         for key in updates[0]:
             values = [update[key] for update in updates]
             metrics[key] = max(values) if key == "ratio_max" else sum(values) / len(values)
         return metrics | {"examples": len(replay)}
 
     @torch.no_grad()
-    def _rescore(self, examples: Sequence[Example]) -> tuple[list[Example], dict[str, float]]:
+    def _rescore(self, examples: Sequence[Example], sampling: SamplingMetrics) -> list[Example]:
         """Replace the sampler's log-probabilities by those of the training forward: ρ starts at 1."""
-        rescored, entropies, difference = [], [], 0.0
+        rescored = []
         for part in microbatches(examples, self.args.microbatch_tokens):
-            batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
-            logprobs, entropy = self._logprobs(batch)
-            mask = batch.response_mask
-            difference = max(difference, (logprobs - batch.old_logprobs)[mask].abs().max().item())
-            values = iter(logprobs[mask].tolist())
+            batch, logprobs, entropy = self._score(part)
+            sampling.add(batch, logprobs, entropy)
+            values = iter(logprobs[batch.response_mask].tolist())
             for example in chain.from_iterable(part):
                 own = tuple(islice(values, len(example.rollout.response_ids)))
                 rescored.append(
                     replace(example, rollout=replace(example.rollout, old_logprobs=own))
                 )
-            entropies += entropy.sum(1).tolist()
-        metrics = entropy_metrics(rescored, entropies)
-        return rescored, metrics | {"sampling/logp_difference_max": difference}
+        return rescored
 
-    def _update(self, examples: Sequence[Example], denominator: float) -> dict[str, float]:
-        """One optimizer step on one minibatch, in as many parts as fit; diagnostics."""
+    def _update(
+        self,
+        examples: Sequence[Example],
+        denominator: float,
+        sampling: SamplingMetrics | None = None,
+    ) -> dict[str, float]:
+        """One optimizer step on one minibatch, in as many parts as fit; diagnostics.
+
+        sampling: given for the first minibatch, which needs no rescoring: the weights are still those
+        that sampled it.
+        """
         args, diagnostics = self.args, defaultdict(float)
         for part in microbatches(examples, args.microbatch_tokens):
-            batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
-            logprobs, entropy = self._logprobs(batch)
+            batch, logprobs, entropy = self._score(part)
+            if sampling is not None:
+                sampling.add(batch, logprobs.detach(), entropy.detach())
+                batch = replace(batch, old_logprobs=logprobs.detach())
             mean_over = dict(
                 aggregate=args.aggregate, denominator=denominator, weights=batch.weights
             )
@@ -281,6 +291,10 @@ class AZRTrainer:
             **mean_over,
         )
 
-    def _logprobs(self, batch: MiniBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    def _score(
+        self, part: Sequence[Sequence[Example]]
+    ) -> tuple[MiniBatch, torch.Tensor, torch.Tensor]:
+        """Rows of a part as a batch, the log-probabilities of its responses, and their entropy."""
+        batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
         with self.accelerator.autocast():
-            return response_logprobs(self.policy.model, batch, self.args.temperature)
+            return batch, *response_logprobs(self.policy.model, batch, self.args.temperature)

@@ -8,7 +8,7 @@ Fractions are over the B proposals, or the answers, of a cell. A mean over nothi
 from collections.abc import Iterable, Sequence
 from statistics import fmean, pstdev
 
-from custom_types import CELLS, TASKS, Example, Role, Rollout, Round, Scored, Verdict
+from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict
 from prime_inversion import guess_rate
 
 NAN = float("nan")
@@ -80,13 +80,31 @@ def time_metrics(rollouts: Sequence[Rollout], rollout: float, update: float) -> 
     }
 
 
-def entropy_metrics(examples: Sequence[Example], entropies: Sequence[float]) -> dict[str, float]:
-    """Mean entropy a response token, in nats, by role. entropies: the sum over each response."""
-    metrics = {}
-    for role in Role:
-        pairs = zip(examples, entropies, strict=True)
-        own = [(example, entropy) for example, entropy in pairs if example.rollout.role is role]
-        tokens = sum(example.weight * len(example.rollout.response_ids) for example, _ in own)
-        total = sum(example.weight * entropy for example, entropy in own)
-        metrics[f"entropy/{role}"] = total / tokens if tokens else NAN
-    return metrics
+class SamplingMetrics:
+    """What the weights that sampled a step say of it: the mean entropy of a response token, in nats,
+    by role, and how far the training forward is from the sampler, in nats."""
+
+    def __init__(self):
+        self._entropy = dict.fromkeys(Role, 0.0)
+        self._tokens = dict.fromkeys(Role, 0.0)
+        self._difference = 0.0
+
+    def add(self, batch: MiniBatch, logprobs, entropy) -> None:
+        """logprobs, entropy: (n, length) of the responses of `batch`, whose old ones are the
+        sampler's."""
+        mask = batch.response_mask
+        worst = (logprobs - batch.old_logprobs)[mask].abs().max().item()
+        self._difference = max(self._difference, worst)
+        entropies = (entropy.sum(1) * batch.weights).tolist()
+        tokens = (mask.sum(1) * batch.weights).tolist()
+        for cell, nats, count in zip(batch.cells.tolist(), entropies, tokens, strict=True):
+            role, _ = CELLS[cell]
+            self._entropy[role] += nats
+            self._tokens[role] += count
+
+    def metrics(self) -> dict[str, float]:
+        """`entropy/{role}`, NaN for a role without responses, and `sampling/logp_difference_max`."""
+        metrics = {"sampling/logp_difference_max": self._difference}
+        for role, tokens in self._tokens.items():
+            metrics[f"entropy/{role}"] = self._entropy[role] / tokens if tokens else NAN
+        return metrics

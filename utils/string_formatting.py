@@ -9,11 +9,12 @@ string gives a value or None. Both read the last `\boxed{` of a response, closed
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import cycle
 from string import Template
 
 from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS, PRIMES
 from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Role, TaskType
-from prompts import ANSWER, EQUATION
+from prompts import ANSWER, EQUATION, TURN
 
 _BOX = "\\boxed{"
 _SPACE = r"[ \t\r\n]*"
@@ -71,25 +72,31 @@ def format_answer(content: object) -> str:
     return Template(ANSWER).substitute(content=content)
 
 
-def example_problem(asked: Problem, min_prime: int, max_prime: int) -> Problem:
-    """The worked example in the prompt of `asked`: legal, of its task, and no help with it.
+def worked_examples(asked: Problem, n: int, min_prime: int, max_prime: int) -> list[Problem]:
+    """The `n` worked examples in the prompt of `asked`: legal, of its task, and no help with it.
 
-    It is the same for every problem of a range, so that it tells nothing of the answer, except
-    where it would be the asked equation itself or its mirror image. With p the middle prime,
-    2 * (p+1)/2 = p + 1 and (p-1) * (p-1) = p * (p-2) + 1 are both 1 modulo p.
+    They are the same for every problem of a range, so that they tell nothing of the answer, except
+    where one would be the asked equation itself or its mirror image; in its place stands
+    (p-1) * (p-1) = p * (p-2) + 1. The k-th is about x = 2, 5, 8, ... modulo the prime k + 1 parts of
+    n + 1 up the range.
     """
     primes = [q for q in PRIMES if min_prime <= q <= max_prime]
-    p = primes[len(primes) // 2]
-    if asked.p == p and {asked.x, asked.y} == {2, (p + 1) // 2}:
-        return Problem(asked.task, p - 1, p - 1, p)
-    return Problem(asked.task, 2, (p + 1) // 2, p)
+    examples = []
+    for k in range(n):
+        p = primes[(k + 1) * len(primes) // (n + 1)]
+        x = 2 + 3 * k % (p - 2)
+        y = pow(x, -1, p)
+        if asked.p == p and {asked.x, asked.y} == {x, y}:
+            x = y = p - 1
+        examples.append(Problem(asked.task, x, y, p))
+    return examples
 
 
 class PromptRenderer:
     """Writes prompts in one language for one tokenizer and one range of primes.
 
     Training, evaluation and the warm start all use this. A tokenizer with a chat template gets the
-    text as a user turn; one without gets it as it is.
+    text as turns of a conversation; one without gets it as it is.
     """
 
     def __init__(
@@ -120,30 +127,42 @@ class PromptRenderer:
 
     def _solver(self, problem: Problem) -> Prompt:
         """The question to the solver."""
-        n = self.numbers
-        example = example_problem(problem, n["min_prime"], n["max_prime"])
-        text = Template(self.prompts.solver[problem.task]).substitute(
-            n,
+        language = self.prompts
+        examples = worked_examples(problem, language.examples, **self.numbers)
+        text = Template(language.solver[problem.task]).substitute(
+            self.numbers,
             max_tokens=self.max_tokens[Role.SOLVER],
             equation=format_equation(problem),
             letter=problem.task.asked,
             p_less_1=problem.p - 1,
-            example=format_equation(example),
-            example_answer=format_answer(example.solution),
+            examples=language.example_separator.join(
+                Template(language.example).substitute(
+                    equation=format_equation(example), answer=format_answer(example.solution)
+                )
+                for example in examples
+            ),
         )
         return self._prompt(Role.SOLVER, problem, text)
 
     def proposer(self, task: TaskType, references: Sequence[Problem]) -> Prompt:
         """The request for a new problem, showing at least one reference of the same task."""
-        separator = self.prompts.reference_separator
-        text = Template(self.prompts.proposer[task]).substitute(
+        language = self.prompts
+        first = worked_examples(references[0], language.first_references, **self.numbers)
+        references = [*first, *references]
+        proposals = [format_answer(format_equation(problem)) for problem in references]
+        text = Template(language.proposer[task]).substitute(
             self.numbers,
             max_tokens=self.max_tokens[Role.PROPOSER],
-            references=separator.join(format_equation(problem) for problem in references),
+            references=language.reference_separator.join(
+                Template(language.reference).substitute(
+                    equation=format_equation(problem), proposal=proposal
+                )
+                for problem, proposal in zip(references, proposals, strict=True)
+            ),
             letter=task.asked,
-            example=format_answer(format_equation(references[0])),
+            example=proposals[0],
         )
-        return self._prompt(Role.PROPOSER, references[0], text)
+        return self._prompt(Role.PROPOSER, references[len(first)], text)
 
     def _prompt(self, role: Role, problem: Problem, text: str) -> Prompt:
         return Prompt(role, problem.task, problem, text, self.encode(text), self.max_tokens[role])
@@ -152,7 +171,10 @@ class PromptRenderer:
         """Token ids of a prompt, up to where the policy's own words begin."""
         if self.tokenizer.chat_template is None:
             return tuple(self.tokenizer(text)["input_ids"])
-        messages = [{"role": "user", "content": text}]
+        messages = [
+            {"role": role, "content": turn}
+            for role, turn in zip(cycle(("user", "assistant")), text.split(TURN), strict=False)
+        ]
         encoded = self.tokenizer.apply_chat_template(
             messages, add_generation_prompt=True, return_dict=True
         )
