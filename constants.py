@@ -1,5 +1,6 @@
 """Facts that no run changes: names, primes, limits, paths. Imports nothing and probes no device."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
@@ -30,3 +31,42 @@ MAXIMUM_PRIME = 617
 # What the parser reads at most; anything longer is malformed before any number is converted.
 MAXIMUM_RESPONSE_CHARACTERS = 100_000
 MAXIMUM_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU as `--plan` knows it. memory: GiB that a program can have. flops: peak dense bfloat16
+    floating-point operations a second. bandwidth: bytes a second. From the makers' data sheets, the
+    memory a little below the nominal."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+
+
+CARDS = {
+    "a100-80gb": Card(79.0, 312e12, 2.0e12),
+    "a100-40gb": Card(39.4, 312e12, 1.6e12),
+    "h100-80gb": Card(79.0, 989e12, 3.35e12),
+    "h200-141gb": Card(139.5, 989e12, 4.8e12),
+    "l40s-48gb": Card(44.4, 362e12, 0.86e12),
+    "rtx4090-24gb": Card(23.5, 165e12, 1.0e12),
+    "rtx3090-24gb": Card(23.5, 71e12, 0.94e12),
+    "a10-24gb": Card(22.0, 125e12, 0.6e12),
+}
+PLANNED_CARD = "a100-80gb"
+FULL_FINE_TUNING_MEMORY = 70.0  # GiB; with less, LoRA
+
+# The config of Qwen/Qwen2.5-3B-Instruct as the hub has it, so that `--plan` needs no network.
+QWEN_3B_SHAPE = dict(
+    vocab_size=151_936,
+    hidden_size=2048,
+    intermediate_size=11_008,
+    num_hidden_layers=36,
+    num_attention_heads=16,
+    num_key_value_heads=2,
+    max_position_embeddings=32_768,
+    rope_theta=1e6,
+    rms_norm_eps=1e-6,
+    tie_word_embeddings=True,
+)

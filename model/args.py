@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from constants import (
+    CARDS,
     CUDA_MODEL,
     DEFAULT_SEED,
+    FULL_FINE_TUNING_MEMORY,
     MAXIMUM_PRIME,
     MINIMUM_PRIME,
+    PLANNED_CARD,
     PRIMES,
     SMOLLM2_MODEL,
     TINY_MODEL,
@@ -32,6 +35,12 @@ class AZRArgs:
     seed: int = flag(DEFAULT_SEED, "seed of every random stream", least=0, most=2**32 - 1)
     run_dir: str | None = flag(None, "folder of the run; must be empty or not exist")
     run_name: str | None = flag(None, "name of the folder under runs/ [date, time, seed]")
+    card: str | None = flag(
+        None,
+        "GPU whose preset is used, and that --plan plans for [this machine's; a100-80gb for --plan]",
+        choices=tuple(CARDS),
+    )
+    plan: bool = flag(False, "print what the run needs of its GPU, loading no weights, and stop")
     # the problems
     min_prime: int = flag(5, "smallest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
     max_prime: int = flag(31, "largest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
@@ -79,6 +88,9 @@ class AZRArgs:
         0.35, "taken from a valid proposal, times the share of its cell that is the same problem"
     )
     # the update
+    lora_rank: int = flag(
+        0, "train low-rank adapters of this rank beside frozen weights; 0: all weights", least=0
+    )
     lr: float = flag(1.25e-3, "AdamW's learning rate", above=0, most=1)
     lr_warmup: int = flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
     lr_hold: int = flag(130, "steps before the learning rate decays", least=0)
@@ -165,6 +177,9 @@ CHAT_PRESET = dict(
 )
 
 
+# On a GPU with less than 70 GiB: weights of 16 bits that stay as they are, with adapters.
+LORA_PRESET = dict(lora_rank=32, lr=1e-5, rollout_rows=128, microbatch_tokens=8192)
+
 # SmolLM2-135M-Instruct on a laptop's CPU: short answers, many attempts.
 SMOLLM2_PRESET = CHAT_PRESET | dict(
     batch_size=8,
@@ -191,11 +206,14 @@ SMOLLM2_PRESET = CHAT_PRESET | dict(
 PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
 
 
-def preset(model: str) -> dict:
+def preset(model: str, gpu_memory: float | None = None) -> dict:
     """The fields in which a policy differs from the defaults, which are those of `tiny`: by its name,
-    or by what a local folder says of the language it speaks; a chat model's for any other."""
+    or by what a local folder says of the language it speaks; a chat model's for any other, with
+    adapters where the GPU has too little memory, in GiB."""
     named = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
-    return PRESETS.get(named.get(model) or _language(model), CHAT_PRESET)
+    chosen = PRESETS.get(named.get(model) or _language(model), CHAT_PRESET)
+    small = gpu_memory is not None and gpu_memory < FULL_FINE_TUNING_MEMORY
+    return chosen | LORA_PRESET if small and chosen is CHAT_PRESET else chosen
 
 
 def _language(model: str) -> str | None:
@@ -208,12 +226,13 @@ def _language(model: str) -> str | None:
 
 
 def parse_args(
-    argv: Sequence[str], *, cuda: bool = False, only: Sequence[str] | None = None
+    argv: Sequence[str], *, gpu_memory: float | None = None, only: Sequence[str] | None = None
 ) -> AZRArgs:
     """Arguments of a command line. Raises ArgumentError, or SystemExit(0) for --help.
 
-    cuda: whether a GPU is present, which decides the default model and nothing else. only: the
-    fields a command has as flags, where it does not have all.
+    gpu_memory: GiB of this machine's GPU, None where there is none; decides the default model and
+    the preset of a chat model, as the card of --card or --plan does in its place. only: the fields a
+    command has as flags, where it does not have all.
     """
     chosen = [item for item in fields(AZRArgs) if only is None or item.name in only]
     values = parse_values(
@@ -222,5 +241,8 @@ def parse_args(
         description="Absolute Zero self-play on x * y ≡ 1 (mod p).",
         epilog="Defaults in brackets are those of the tiny policy; a chat model's are in CHAT_PRESET.",
     )
-    values.setdefault("model", CUDA_MODEL if cuda else TINY_MODEL)
-    return AZRArgs(**{**preset(values["model"]), **values})
+    card = values.get("card", PLANNED_CARD if values.get("plan") else None)
+    if card in CARDS:
+        gpu_memory = CARDS[card].memory
+    values.setdefault("model", TINY_MODEL if gpu_memory is None else CUDA_MODEL)
+    return AZRArgs(**{**preset(values["model"], gpu_memory), **values})

@@ -93,12 +93,19 @@ def _loop(args, run, trainer: AZRTrainer, evaluator: Evaluator, tracker, console
             console.step(metrics)
 
 
+def gpu_memory() -> float | None:
+    """GiB of this machine's GPU, None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / 2**30
+
+
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        train(parse_args(argv, cuda=torch.cuda.is_available()))
+        train(parse_args(argv, gpu_memory=gpu_memory()))
     except (ArgumentError, RunDirectoryError, PolicyError) as error:
         print(error, file=sys.stderr)
         return 2

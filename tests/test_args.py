@@ -73,7 +73,7 @@ def test_the_fixed_names_are_flags():
 
 def test_without_flags_the_run_is_the_tiny_one():
     args = parse_args([])
-    assert args == AZRArgs() == parse_args(["--model", "tiny"], cuda=True)
+    assert args == AZRArgs() == parse_args(["--model", "tiny"], gpu_memory=79.0)
     stated = dict(
         model="tiny", total_steps=200, batch_size=128, n_attempts=8, n_references=1, train_attempts=True,
         min_prime=5, max_prime=31, temperature=1.0, clip_low=0.2, clip_high=0.2, max_grad_norm=1.0,
@@ -109,8 +109,8 @@ def test_a_flag_beats_the_preset():
 
 
 def test_a_gpu_decides_the_default_model():
-    assert parse_args([], cuda=True) == parse_args(["--model", CUDA_MODEL])
-    assert parse_args(["--seed", "3"], cuda=True) == parse_args(
+    assert parse_args([], gpu_memory=79.0) == parse_args(["--model", CUDA_MODEL])
+    assert parse_args(["--seed", "3"], gpu_memory=79.0) == parse_args(
         ["--model", CUDA_MODEL, "--seed", "3"]
     )
     assert CUDA_MODEL == "Qwen/Qwen2.5-3B-Instruct"
