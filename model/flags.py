@@ -25,11 +25,11 @@ def flag(default, help, *, least=None, most=None, above=None, choices=None):
 
 def check(item: Field, value) -> None:
     """Raise ArgumentError unless `value` is what the field may be."""
+    if value is None and item.default is None:
+        return
     limits = item.metadata
     wanted, allowed = _wanted(item), _allowed(item)
-    ok = value is None and item.default is None or type(value) is wanted or (
-        wanted is float and type(value) is int
-    )  # fmt: skip
+    ok = type(value) is wanted or (wanted is float and type(value) is int)
     ok = ok and (wanted is not float or math.isfinite(value))
     ok = ok and (limits["least"] is None or value >= limits["least"])
     ok = ok and (limits["most"] is None or value <= limits["most"])

@@ -26,7 +26,7 @@ OTHER_VALUES = {
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
     "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"),
     "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
-    "refill": ("uniform", "uniform"),
+    "refill": ("uniform", "uniform"), "card": ("a10-24gb", "a10-24gb"),
     "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
 }  # fmt: skip
 
@@ -46,14 +46,14 @@ def refusal(*argv: str) -> str:
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_field_is_a_flag_and_moves_nothing_else(name):
+    """Of a run that says which model: --model moves its preset, and --card and --plan move --model."""
     default = getattr(AZRArgs(), name)
+    given = [] if name == "model" else ["--model", "tiny"]
     if isinstance(default, bool):
-        switch = flag(name) if not default else "--no-" + name.replace("_", "-")
-        assert parse_args([switch]) == replace(AZRArgs(), **{name: not default})
-        assert (
-            parse_args([switch, flag(name) if default else "--no-" + name.replace("_", "-")])
-            == AZRArgs()
-        )
+        on, off = flag(name), "--no-" + name.replace("_", "-")
+        switch, back = (off, on) if default else (on, off)
+        assert parse_args([*given, switch]) == replace(AZRArgs(), **{name: not default})
+        assert parse_args([*given, switch, back]) == AZRArgs()
         return
     text, value = OTHER_VALUES.get(name) or (
         ("3", 3) if isinstance(default, int) else ("0.75", 0.75)
@@ -63,8 +63,28 @@ def test_every_field_is_a_flag_and_moves_nothing_else(name):
     )
     assert value != default
     for argv in ([flag(name), text], [f"{flag(name)}={text}"]):
-        parsed = parse_args(argv)
+        parsed = parse_args([*given, *argv])
         assert parsed == expected and type(getattr(parsed, name)) is type(value)
+
+
+@pytest.mark.parametrize(
+    "argv, memory, model, rank",
+    [
+        ([], None, "tiny", 0),
+        ([], 79.1, CUDA_MODEL, 0),
+        ([], 23.6, CUDA_MODEL, 32),
+        (["--plan"], None, CUDA_MODEL, 0),
+        (["--plan"], 23.6, CUDA_MODEL, 0),
+        (["--plan", "--card", "rtx4090-24gb"], None, CUDA_MODEL, 32),
+        (["--card", "a100-40gb"], 79.1, CUDA_MODEL, 32),
+        (["--card", "a100-40gb", "--lora-rank", "8"], None, CUDA_MODEL, 8),
+        (["--card", "a100-40gb", "--model", "smollm2"], None, "smollm2", 0),
+    ],
+)
+def test_the_card_decides_the_model_and_its_preset(argv, memory, model, rank):
+    """By the machine's own GPU, but for --card, and for --plan, which plans for an A100."""
+    args = parse_args(argv, gpu_memory=memory)
+    assert (args.model, args.lora_rank) == (model, rank)
 
 
 def test_the_fixed_names_are_flags():
