@@ -201,6 +201,8 @@ def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[
     How examples are split does not change the update, as long as every part is given the
     denominator of the whole.
     """
+    if not examples:
+        return
     sequences = [_tokens(example) for example in examples]
     row_tokens = row_length(sequences, max_tokens)
     rows = [[examples[index] for index in row] for row in fill_rows(sequences, row_tokens)]

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.cache_utils import DynamicLayer
 
 from custom_types import MiniBatch, Policy, Prompt, Rollout
-from utils.prefix_tree import fill_rows, pack, row_length
+from model.prefill import prefill
+from utils.processes import gather, share
 
 LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
-
-PREFILL_ROW = 4096  # positions of a row of prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +76,31 @@ def generate(
     """One response a prompt, in order, at most `max_rows` of them in the model at a time.
 
     prompts: token ids, ragged. temperature 0 is greedy and draws nothing. generator: a CPU
-    generator, advanced by one uniform number for each row and possible token.
+    generator, advanced by one uniform number for each row and possible token. Where several processes
+    run, all of them ask, each samples its share, and each gets all responses.
     """
     shape = (len(prompts), max_new_tokens)
     uniform = torch.rand(shape, generator=generator) if temperature > 0 else torch.zeros(shape)
     responses: list[Response] = []
+    own_prompts, own_uniform = share(prompts), share(uniform)
     with evaluating(model):
-        for start in range(0, len(prompts), max_rows):
+        for start in range(0, len(own_prompts), max_rows):
             part = slice(start, start + max_rows)
             responses += _generate_slice(
-                model, prompts[part], uniform[part].to(model.device), temperature, stop_ids, pad_id
+                model,
+                own_prompts[part],
+                own_uniform[part].to(model.device),
+                temperature,
+                stop_ids,
+                pad_id,
             )
-    return responses
+    return gather(responses)
 
 
 def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> list[Response]:
     """Compute what prompts share once, give each row its own copy of the cache, then decode."""
     device = model.device
-    logits, cache, mask = _prefill(model, prompts, pad_id, uniform.shape[1])
+    logits, cache, mask = prefill(model, prompts, pad_id, uniform.shape[1])
     positions = mask.sum(1, keepdim=True)
 
     stops = torch.tensor(stop_ids, device=device)
@@ -118,62 +123,6 @@ def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> l
         )
         logits = output.logits[:, -1]
     return _cut(torch.stack(tokens, 1), torch.stack(logprobs, 1), stops)
-
-
-def _prefill(model, prompts: Sequence[tuple[int, ...]], pad_id: int, max_new_tokens: int):
-    """Logits (n, vocabulary) of what follows each of n prompts, the n rows' cache, and which
-    positions of it (n, width) hold a row's tokens; padded on the left."""
-    device = model.device
-    distinct = list(dict.fromkeys(prompts))
-    rows = fill_rows(distinct, row_length(distinct, PREFILL_ROW))
-    packed = pack([[distinct[index] for index in row] for row in rows], pad_id)
-    output = model.base_model(
-        input_ids=packed.input_ids.to(device),
-        attention_mask=packed.attention_mask.to(device),
-        position_ids=packed.position_ids.to(device),
-        use_cache=True,
-    )
-    order = [distinct[index] for row in rows for index in row]
-    path_of = dict(zip(order, packed.paths, strict=True))
-    longest = max(map(len, distinct))
-    padded = [[0] * (longest - len(prompt)) + path_of[prompt] for prompt in prompts]
-    paths = torch.tensor(padded, device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = torch.arange(longest, device=device)[None] >= longest - lengths[:, None]
-    cache = output.past_key_values
-    cache.layers = [_RowLayer(layer, paths, max_new_tokens) for layer in cache.layers]
-    hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
-    return model.get_output_embeddings()(hidden), cache, mask
-
-
-class _RowLayer(DynamicLayer):
-    """A layer's keys and values (rows, heads, time, dim) of rows that stand at `paths` (rows, width)
-    in packed ones, with room for more: growing by copies costs more than a small model's forward."""
-
-    def __init__(self, packed: DynamicLayer, paths: Tensor, more: int):
-        super().__init__()
-        self.lazy_initialization(packed.keys, packed.values)
-        self._rooms = [_rows(kept, paths, more) for kept in (packed.keys, packed.values)]
-        self._show(paths.shape[1])
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
-        """Take in the next tokens' keys and values; those of all tokens so far."""
-        start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
-        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, start:end] = new
-        self._show(end)
-        return self.keys, self.values
-
-    def _show(self, time: int) -> None:
-        self.keys, self.values = (room[:, :, :time] for room in self._rooms)
-
-
-def _rows(packed: Tensor, paths: Tensor, more: int) -> Tensor:
-    _, heads, _, size = packed.shape
-    rows, width = paths.shape
-    room = packed.new_empty(rows, heads, width + more, size)
-    room[:, :, :width] = packed.transpose(1, 2).flatten(0, 1)[paths].transpose(1, 2)
-    return room
 
 
 def _cut(tokens: Tensor, logprobs: Tensor, stops: Tensor) -> list[Response]:

@@ -1,6 +1,6 @@
 """A policy by name: `tiny`, `smollm2`, a hub id, or a local folder (a checkpoint of a finished run among them).
 
-Weights are always float32: AdamW at a learning rate of 1e-6 does not move bfloat16 ones. `tiny` is a
+Trained weights are always float32: AdamW at a learning rate of 1e-6 does not move bfloat16 ones. `tiny` is a
 real Qwen2 with a real fast tokenizer whose words are the integers 0..max_prime and the few words of
 the compact prompt language; it is built here from a seed and knows nothing.
 """
@@ -22,6 +22,7 @@ from transformers import (
 
 from constants import SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy
+from model.adapters import add_adapters
 from model.args import AZRArgs
 from prompts import CHAT, COMPACT, COMPACT_WORDS, DIALOGUE, PROMPT_SETS
 
@@ -34,12 +35,23 @@ class PolicyError(Exception):
 
 
 def load_policy(args: AZRArgs) -> Policy:
-    """The policy `args.model` names, on the CPU, in float32. Raises PolicyError with what to do."""
+    """The policy `args.model` names, on the CPU, with adapters where `args` asks for them; weights that
+    are trained are float32. Raises PolicyError with what to do."""
+    if args.lora_rank and find_spec("peft") is None:
+        raise PolicyError(f"--lora-rank {args.lora_rank}: needs the package peft; pip install peft")
+    policy = _named(args)
+    if args.lora_rank:
+        add_adapters(policy.model, args.lora_rank)
+    return policy
+
+
+def _named(args: AZRArgs) -> Policy:
     if args.model == TINY_MODEL:
         return build_tiny(args.max_prime, args.seed)
     if args.model == SMOLLM2_MODEL:
         return load_smollm2()
-    policy = load_pretrained(args.model)
+    frozen = args.lora_rank and torch.cuda.is_available()
+    policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
     if policy.prompts is COMPACT and str(args.max_prime) not in policy.tokenizer.get_vocab():
         raise PolicyError(
             f"--max-prime {args.max_prime}: must be a number that {args.model} has a word for; it was "
@@ -113,14 +125,14 @@ def load_smollm2() -> Policy:
     return _policy(SMOLLM2_MODEL, model, tokenizer)
 
 
-def load_pretrained(name: str) -> Policy:
+def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> Policy:
     """A model and tokenizer of the hub, its cache or a local folder. Raises PolicyError."""
     advice = f"use --model {TINY_MODEL}, a local folder, or a hub id that can be reached"
     if not Path(name).is_dir():
         _require_hub_model(name, advice)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except Exception as error:  # of any of the libraries that read a model's files
         raise PolicyError(
             f"--model {name}: holds no causal language model with its tokenizer "

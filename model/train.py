@@ -22,75 +22,68 @@ from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
+from model.adapters import merged_weights
 from model.args import ArgumentError, AZRArgs, parse_args
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.policy import PolicyError, load_policy
 from model.trainer import AZRTrainer
 from model.warm_start import warm_start
-from utils.console import Console
-from utils.plots import save_plots
-from utils.run_directory import RunDirectory, RunDirectoryError
+from utils.processes import gather
+from utils.recorder import Recorder, Silence
+from utils.run_directory import RunDirectoryError
+from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
-from utils.trackers import WandbTracker
 
 
-def train(args: AZRArgs) -> Path:
-    """One run, from arguments to a run directory. Raises RunDirectoryError or PolicyError."""
-    run = RunDirectory(args)
+def train(args: AZRArgs) -> int:
+    """One run, from arguments to a run directory, in each of its processes; the number of the signal
+    that ended it, or 0. Raises RunDirectoryError or PolicyError."""
+    cuda = torch.cuda.is_available() and args.model != TINY_MODEL
+    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
+    recorder = Recorder(args) if accelerator.is_main_process else Silence(args)
     try:
         policy = load_policy(args)
     except BaseException:  # an interrupt too: nothing has been run yet
-        run.discard()
+        recorder.discard()
         raise
     set_seed(args.seed)
-    cuda = torch.cuda.is_available() and args.model != TINY_MODEL
     torch.use_deterministic_algorithms(not cuda)
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
-    run.write_config(args, str(accelerator.device))
-    console = Console(args, run.path)
-    console.start(policy, str(accelerator.device))
+    recorder.start(policy, str(accelerator.device))
 
     renderer = PromptRenderer.for_policy(policy, args)
     if args.warm_starts:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)
-        console.warm_started(loss, time.perf_counter() - started)
+        recorder.warm_started(loss, time.perf_counter() - started)
     trainer = AZRTrainer(policy, renderer, args, accelerator)
     evaluator = Evaluator(policy, renderer, args)
-    tracker = WandbTracker(args, run.path)
-    _loop(args, run, trainer, evaluator, tracker, console)
-    tracker.close()
-    checkpoint = run.save_checkpoint(policy, trainer.steps)
-    run.close()
-    save_plots([run.path], run.path / "plots")
-    console.end(checkpoint)
-    return run.path
+    with recorder, StopSignal() as stop:
+        _loop(args, trainer, evaluator, recorder, stop)
+    weights = merged_weights(policy.model) if args.lora_rank else None
+    recorder.finish(policy, trainer.steps, weights)
+    accelerator.wait_for_everyone()  # a process that ends alone would end the others
+    accelerator.end_training()
+    return stop.number
 
 
-def _loop(args, run, trainer: AZRTrainer, evaluator: Evaluator, tracker, console) -> None:
-    """`total_steps` steps, one row of metrics each; row 0 is the evaluation before training."""
+def _loop(args, trainer: AZRTrainer, evaluator: Evaluator, recorder: Silence, stop: StopSignal):
+    """`total_steps` steps, one row of metrics each; row 0 is the evaluation before training. Ends
+    early after a step in which any process was asked to stop."""
     problems = evaluation_problems(args)
-    with console:
-        for step in range(args.total_steps + 1):
-            metrics = trainer.step() if step else {"step": 0}
-            if step % args.eval_every == 0:
-                started = time.perf_counter()
-                with trainer.accelerator.autocast():
-                    metrics |= evaluator.accuracy(problems)
-                    if args.eval_uniform:
-                        metrics |= evaluator.uniform_reward()
-                metrics["time/eval"] = time.perf_counter() - started
-            run.log_metrics(metrics)
-            run.log_rollouts(
-                step,
-                trainer.scored,
-                trainer.advantages,
-                trainer.policy.tokenizer,
-                args.logged_rollouts,
-            )
-            run.log_problems(step, trainer.played)
-            tracker.log(metrics)
-            console.step(metrics)
+    for step in range(args.total_steps + 1):
+        metrics = trainer.step() if step else {"step": 0}
+        if step % args.eval_every == 0:
+            started = time.perf_counter()
+            with trainer.accelerator.autocast():
+                metrics |= evaluator.accuracy(problems)
+                if args.eval_uniform:
+                    metrics |= evaluator.uniform_reward()
+            metrics["time/eval"] = time.perf_counter() - started
+        trained = list(zip(trainer.scored, trainer.advantages, strict=True))
+        recorder.record(metrics, trained, trainer.played)
+        stop.number = max(gather([stop.number]))
+        if stop.number:
+            break
 
 
 def gpu_memory() -> float | None:
@@ -101,15 +94,16 @@ def gpu_memory() -> float | None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
+    """Exit status: 0, 2 after one sentence on stderr about what cannot be done, or 128 and the number
+    of the signal that ended the run."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        train(parse_args(argv, gpu_memory=gpu_memory()))
+        stopped = train(parse_args(argv, gpu_memory=gpu_memory()))
     except (ArgumentError, RunDirectoryError, PolicyError) as error:
         print(error, file=sys.stderr)
         return 2
-    return 0
+    return 128 + stopped if stopped else 0
 
 
 if __name__ == "__main__":

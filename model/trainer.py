@@ -5,7 +5,7 @@ advantages -> minibatches -> log-probabilities -> objective -> optimizer   learn
 """
 
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +19,7 @@ from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches,
 from compute.advantages import attempt_groups, compute_advantages
 from compute.objective import aggregate_tokens, compute_azr_objective
 from compute.reward import compute_r_total, compute_solve_rates
+from compute.schedule import learning_rate
 from custom_types import (
     TASKS,
     Example,
@@ -36,7 +37,15 @@ from model.args import AZRArgs
 from model.inference import response_logprobs, rollout
 from prime_inversion import all_problems, generate_of_each_task
 from utils.debug_grads import gradient_table
-from utils.metrics import SamplingMetrics, round_metrics, time_metrics, token_count
+from utils.metrics import (
+    SamplingMetrics,
+    mean_diagnostics,
+    merged_diagnostics,
+    round_metrics,
+    time_metrics,
+    token_count,
+)
+from utils.processes import add_gradients, gather, same_weights, share
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
 
@@ -52,19 +61,17 @@ class AZRTrainer:
     def __init__(
         self, policy: Policy, renderer: PromptRenderer, args: AZRArgs, accelerator: Accelerator
     ):
-        self.policy, self.renderer, self.args, self.accelerator = (
-            policy,
-            renderer,
-            args,
-            accelerator,
-        )
+        self.policy, self.renderer = policy, renderer
+        self.args, self.accelerator = args, accelerator
         self.policy.model.to(accelerator.device)
+        same_weights(self.policy.model)
+        self.trained = [one for one in policy.model.parameters() if one.requires_grad]
         self.problems = ProblemBuffer(args.seed)
         for task in TASKS:
             space = all_problems(task, args.min_prime, args.max_prime)
             self.problems.seed(space, args.seed_problems)
         self.optimizer = torch.optim.AdamW(
-            policy.model.parameters(),
+            self.trained,
             lr=args.lr,
             betas=(0.9, args.adam_beta2),
             weight_decay=0.0,
@@ -72,9 +79,8 @@ class AZRTrainer:
         )
         self.drawing = Random(f"{args.seed}/drawing")
         self.shuffling = Random(f"{args.seed}/minibatches")
-        self.sampling = torch.Generator().manual_seed(
-            Random(f"{args.seed}/sampling").getrandbits(63)
-        )
+        seed = Random(f"{args.seed}/sampling").getrandbits(63)
+        self.sampling = torch.Generator().manual_seed(seed)
         self.reward = partial(
             compute_r_total,
             invalid_reward=args.invalid_reward,
@@ -86,15 +92,6 @@ class AZRTrainer:
         self.played: Round | None = None
         self.scored: list[Scored] = []
         self.advantages: list[float] = []
-
-    @property
-    def learning_rate(self) -> float:
-        """AdamW's learning rate in the current step: a function of the step number alone."""
-        args = self.args
-        warmup = min(1.0, self.steps / args.lr_warmup) if args.lr_warmup else 1.0
-        held = max(0, self.steps - args.lr_hold)
-        decay = 0.5 ** (held / args.lr_half_life) if args.lr_half_life else 1.0
-        return args.lr * warmup * decay
 
     def step(self) -> dict[str, float]:
         """One self-play step; its metrics."""
@@ -216,18 +213,20 @@ class AZRTrainer:
         weight = {Role.PROPOSER: args.proposer_weight, Role.SOLVER: 1.0}
         weights = [weight[rollout.role] for rollout in rollouts]
         replay = ReplayBuffer(rollouts, self.advantages, weights)
-        self.optimizer.param_groups[0]["lr"] = self.learning_rate
+        lr = learning_rate(self.steps, args.lr, args.lr_warmup, args.lr_hold, args.lr_half_life)
+        self.optimizer.param_groups[0]["lr"] = lr
         first, *others = replay.minibatches(args.minibatches, self.shuffling)
         denominator = response_count(replay.examples, args.aggregate) / (1 + len(others))
         sampling = SamplingMetrics()
-        others = [self._rescore(examples, sampling) for examples in others]
-        updates = [self._update(first, denominator, sampling)]
+        others = [self._rescore(share(examples), sampling) for examples in others]
+        updates = [self._update(share(first), denominator, sampling)]
         updates += [self._update(examples, denominator) for examples in others]
-        metrics = {"learning_rate": self.learning_rate, **sampling.metrics()}
-        for key in updates[0]:
-            values = [update[key] for update in updates]
-            metrics[key] = max(values) if key == "ratio_max" else sum(values) / len(values)
-        return metrics | {"examples": len(replay)}
+        return {
+            "learning_rate": lr,
+            "examples": len(replay),
+            **SamplingMetrics.merged(gather([sampling])).metrics(),
+            **mean_diagnostics(updates),
+        }
 
     @torch.no_grad()
     def _rescore(self, examples: Sequence[Example], sampling: SamplingMetrics) -> list[Example]:
@@ -239,9 +238,8 @@ class AZRTrainer:
             values = iter(logprobs[batch.response_mask].tolist())
             for example in chain.from_iterable(part):
                 own = tuple(islice(values, len(example.rollout.response_ids)))
-                rescored.append(
-                    replace(example, rollout=replace(example.rollout, old_logprobs=own))
-                )
+                rollout = replace(example.rollout, old_logprobs=own)
+                rescored.append(replace(example, rollout=rollout))
         return rescored
 
     def _update(
@@ -250,34 +248,33 @@ class AZRTrainer:
         denominator: float,
         sampling: SamplingMetrics | None = None,
     ) -> dict[str, float]:
-        """One optimizer step on one minibatch, in as many parts as fit; diagnostics.
+        """One optimizer step on one minibatch, of which `examples` are this process's share, in as many
+        parts as fit; diagnostics of the whole.
 
         sampling: given for the first minibatch, which needs no rescoring: the weights are still those
         that sampled it.
         """
-        args, diagnostics = self.args, defaultdict(float)
+        args, diagnostics = self.args, []
         for part in microbatches(examples, args.microbatch_tokens):
             batch, logprobs, entropy = self._score(part)
             if sampling is not None:
                 sampling.add(batch, logprobs.detach(), entropy.detach())
                 batch = replace(batch, old_logprobs=logprobs.detach())
-            mean_over = dict(
-                aggregate=args.aggregate, denominator=denominator, weights=batch.weights
-            )
-            objective, extra = self._objective(logprobs, batch, **mean_over)
-            bonus = aggregate_tokens(entropy, batch.response_mask, **mean_over)
+            over = dict(aggregate=args.aggregate, denominator=denominator, weights=batch.weights)
+            objective, extra = self._objective(logprobs, batch, **over)
+            bonus = aggregate_tokens(entropy, batch.response_mask, **over)
             loss = -objective - args.entropy_coef * bonus
             self.accelerator.backward(loss)
-            diagnostics["ratio_max"] = max(diagnostics["ratio_max"], extra.pop("ratio_max").item())
-            for key, value in {"loss": loss.detach(), **extra}.items():
-                diagnostics[key] += value.item()
+            extra["loss"] = loss.detach()
+            diagnostics.append({key: value.item() for key, value in extra.items()})
+        add_gradients(self.trained)
         self.updates += 1
         if self.updates <= args.debug_grads:
             print(gradient_table(self.policy.model, self.updates))
-        norm = self.accelerator.clip_grad_norm_(self.policy.model.parameters(), args.max_grad_norm)
+        norm = self.accelerator.clip_grad_norm_(self.trained, args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {**diagnostics, "grad_norm": float(norm)}
+        return {**merged_diagnostics(gather(diagnostics)), "grad_norm": float(norm)}
 
     def _objective(self, logprobs: torch.Tensor, batch: MiniBatch, **mean_over):
         """What an update climbs, and its diagnostics."""

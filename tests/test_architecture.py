@@ -16,12 +16,13 @@ TYPES = {"constants", "custom_types"}  # what the rooms above share
 UTILS = TYPES | {"model.args"}
 METHOD = {  # "all of the above" for the trainer: every room up to model/inference.py
     *TYPES, "prompts", "prime_inversion", "utils.string_formatting", "utils.validate_by_executing",
-    "compute.reward", "compute.advantages", "compute.objective", "buffer.base_buff",
-    "model.args", "model.policy", "model.warm_start", "model.inference",
+    "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "buffer.base_buff",
+    "model.adapters", "model.args", "model.policy", "model.warm_start", "model.prefill",
+    "model.inference",
 }  # fmt: skip
 ANY_UTILS = {
     "utils.console", "utils.curriculum", "utils.debug_grads", "utils.metrics", "utils.plots",
-    "utils.prefix_tree", "utils.run_directory", "utils.tables", "utils.trackers",
+    "utils.prefix_tree", "utils.processes", "utils.recorder", "utils.signals", "utils.run_directory", "utils.tables", "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
     "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
@@ -39,11 +40,14 @@ ROOMS = {
     "compute.reward": {"custom_types"},
     "compute.advantages": {"custom_types"},
     "compute.objective": {"custom_types"},
+    "compute.schedule": set(),
     "buffer.base_buff": {"custom_types"},
     "model.flags": set(),
+    "model.adapters": set(),
     "model.args": {"constants"},
     "model.policy": {"constants", "model.args", "prompts"},
     "model.warm_start": TYPES | {"prime_inversion", "utils.string_formatting", "model.args"},
+    "model.prefill": set(),
     "model.inference": {"custom_types", "model.args"},
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
@@ -52,7 +56,10 @@ ROOMS = {
     "utils.debug_grads": UTILS,
     "utils.metrics": UTILS,
     "utils.prefix_tree": set(),
+    "utils.processes": set(),
+    "utils.signals": set(),
     "utils.plots": UTILS,
+    "utils.recorder": UTILS,
     "utils.run_directory": UTILS,
     "utils.tables": UTILS,
     "utils.trackers": UTILS,
@@ -62,9 +69,10 @@ ROOMS = {
 # What the code needs beyond that table, each with its reason.
 ADDITIONS = {
     "buffer.base_buff": {"utils.prefix_tree"},  # what rows share is packed once, here and ...
-    "model.inference": {"utils.prefix_tree"},  # ... when prompts are read
+    "model.prefill": {"utils.prefix_tree"},  # ... when prompts are read
+    "model.inference": {"model.prefill", "utils.processes"},  # processes split the rows
     "model.args": {"model.flags"},  # the general part of a dataclass as a command line
-    "model.policy": {"custom_types"},  # returns a `Policy`
+    "model.policy": {"custom_types", "model.adapters"},  # returns a `Policy`, with adapters
     "model.warm_start": {
         "prompts"
     },  # writes equations of arbitrary numbers, which are no `Problem`
@@ -77,6 +85,12 @@ ADDITIONS = {
         "utils.run_directory",
         "prime_inversion",
     },  # draws what a run directory holds, and the chance level
+    "utils.recorder": {
+        "utils.console",
+        "utils.plots",
+        "utils.run_directory",
+        "utils.trackers",
+    },  # one object for all that a run writes
     "utils.curriculum": {"prime_inversion"},  # has a row for each prime of the range
 }
 

@@ -10,6 +10,7 @@ import torch
 from test_trainer import WithoutRefill, flat_gradient, make_trainer, relative, weights
 
 from buffer.base_buff import ReplayBuffer
+from compute.schedule import learning_rate
 from custom_types import TASKS, Example, Problem, Role, TaskType, Verdict
 
 
@@ -33,17 +34,14 @@ def test_sampling_and_scoring_use_the_same_temperature(warm_tiny, temperature):
     assert metrics["sampling/logp_difference_max"] < 1e-4
 
 
-def test_the_learning_rate_by_hand(warm_tiny):
-    trainer = make_trainer(warm_tiny[0], lr=0.8, lr_warmup=10, lr_hold=60, lr_half_life=40.0)
-    rates = {}
-    for step in (1, 5, 10, 60, 100, 140):
-        trainer.steps = step
-        rates[step] = trainer.learning_rate
-    # Rises by 0.08 a step to 0.8, holds to step 60, then halves every 40 steps.
+def test_the_learning_rate_by_hand():
+    """Rises by 0.08 a step to 0.8, holds to step 60, then halves every 40 steps."""
     expected = {1: 0.08, 5: 0.4, 10: 0.8, 60: 0.8, 100: 0.4, 140: 0.2}
-    assert rates == pytest.approx(expected)
-    trainer.args = replace(trainer.args, lr_warmup=0, lr_half_life=0.0)
-    assert trainer.learning_rate == 0.8
+    for step, rate in expected.items():
+        found = learning_rate(step, peak=0.8, warmup=10, hold=60, half_life=40.0)
+        assert found == pytest.approx(rate)
+    assert learning_rate(1, peak=0.8, warmup=0, hold=60, half_life=0.0) == 0.8
+    assert learning_rate(1000, peak=0.8, warmup=0, hold=60, half_life=0.0) == 0.8
 
 
 def test_the_optimizer_gets_that_learning_rate(warm_tiny):

@@ -5,7 +5,7 @@ Fractions are over the B proposals, or the answers, of a cell. A mean over nothi
 `metrics.jsonl`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 
 from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict
@@ -102,9 +102,38 @@ class SamplingMetrics:
             self._entropy[role] += nats
             self._tokens[role] += count
 
+    @classmethod
+    def merged(cls, parts: Iterable["SamplingMetrics"]) -> "SamplingMetrics":
+        """Of all that was added to any of `parts`."""
+        whole = cls()
+        for part in parts:
+            whole._difference = max(whole._difference, part._difference)
+            for role in Role:
+                whole._entropy[role] += part._entropy[role]
+                whole._tokens[role] += part._tokens[role]
+        return whole
+
     def metrics(self) -> dict[str, float]:
         """`entropy/{role}`, NaN for a role without responses, and `sampling/logp_difference_max`."""
         metrics = {"sampling/logp_difference_max": self._difference}
         for role, tokens in self._tokens.items():
             metrics[f"entropy/{role}"] = self._entropy[role] / tokens if tokens else NAN
         return metrics
+
+
+def merged_diagnostics(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Diagnostics of an update whose parts were each measured against the whole's denominator: their
+    sums, and of a maximum the maximum."""
+    parts = list(parts)
+    return {
+        key: (max if key.endswith("_max") else sum)([part[key] for part in parts])
+        for key in parts[0]
+    }
+
+
+def mean_diagnostics(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of a step's updates: their means, and of a maximum the maximum."""
+    return {
+        key: (max if key.endswith("_max") else fmean)([update[key] for update in updates])
+        for key in updates[0]
+    }

@@ -88,12 +88,12 @@ class RunDirectory:
         _append(self._metrics, row)
 
     def log_rollouts(
-        self, step: int, scored: Sequence[Scored], advantages: Sequence[float], tokenizer, n: int
+        self, step: int, trained: Sequence[tuple[Scored, float]], tokenizer, n: int
     ) -> None:
-        """At most `n` transcripts of a step: the first of each cell, then the second, and so on."""
-        rows = list(zip(scored, advantages, strict=True))
+        """At most `n` transcripts of a step, of rollouts and their advantages: the first of each cell,
+        then the second, and so on."""
         by_cell = [
-            [row for row in rows if row[0].rollout.cell == cell] for cell in range(len(CELLS))
+            [row for row in trained if row[0].rollout.cell == cell] for cell in range(len(CELLS))
         ]
         depth = max(map(len, by_cell), default=0)
         ordered = [own[level] for level in range(depth) for own in by_cell if level < len(own)]
@@ -121,11 +121,12 @@ class RunDirectory:
             row[str(p.task)].append([p.x, p.y, p.p, proposed[p], rate])
         _append(self._problems, row)
 
-    def save_checkpoint(self, policy: Policy, step: int) -> Path:
-        """checkpoints/step_NNNNNN, a Hugging Face folder; complete before it has its name."""
+    def save_checkpoint(self, policy: Policy, step: int, weights: dict | None = None) -> Path:
+        """checkpoints/step_NNNNNN, a Hugging Face folder; complete before it has its name. weights: a
+        state dict to save in place of the model's own."""
         folder = self.path / "checkpoints" / f"step_{step:06d}"
         hidden = folder.with_name(f".{folder.name}.partial")
-        policy.model.save_pretrained(hidden)
+        policy.model.save_pretrained(hidden, state_dict=weights)
         policy.tokenizer.save_pretrained(hidden)
         hidden.rename(folder)
         pointer = folder.with_name(".latest.partial")

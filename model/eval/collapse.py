@@ -75,7 +75,7 @@ class ClippedAdvantages(AZRTrainer):
 class OtherCompletions(AZRTrainer):
     """The new log-probabilities are those of other completions, sampled at the update."""
 
-    def _update(self, examples: Sequence[Example], denominator: float) -> dict[str, float]:
+    def _update(self, examples: Sequence[Example], denominator: float, sampling=None):
         others = []
         for role in Role:
             own = [example for example in examples if example.rollout.role is role]

@@ -1,0 +1,67 @@
+"""A process of `tests/test_processes.py`: `python one_of_several.py FOLDER STEPS [NAME=VALUE ...]`.
+
+Trains `tiny` for STEPS steps, alone or as one of torchrun's processes, and leaves in FOLDER, by rank,
+the gradient of the first update before clipping and what every process must have in common.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import torch
+from accelerate import Accelerator
+from test_trainer import SMALL, flat_gradient
+
+from model.args import AZRArgs
+from model.policy import build_tiny
+from model.trainer import AZRTrainer
+from model.warm_start import warm_start
+from utils.string_formatting import PromptRenderer
+
+
+def main(folder: str, steps: str, *changes: str) -> None:
+    values = {name: int(value) for name, value in (change.split("=") for change in changes)}
+    args = AZRArgs(**{**SMALL, **values})
+    accelerator = Accelerator(cpu=True)
+    rank = accelerator.process_index
+    # Weights of the first process alone count: the others start from another seed.
+    policy = build_tiny(args.max_prime, seed=rank)
+    renderer = PromptRenderer.for_policy(policy, args)
+    warm_start(policy, renderer, AZRArgs(max_prime=13, warm_start_steps=30))
+    trainer = AZRTrainer(policy, renderer, args, accelerator)
+
+    gradients, step = [], trainer.optimizer.step
+
+    def keep_and_step():
+        gradients.append(flat_gradient(trainer))
+        step()
+
+    trainer.args = AZRArgs(**{**SMALL, **values, "max_grad_norm": 1e9})
+    trainer.optimizer.step = keep_and_step
+    metrics = [trainer.step() for _ in range(int(steps))]
+    measured = [
+        {
+            key: value
+            for key, value in row.items()
+            if not key.startswith(("time/", "perf/", "step_t"))
+        }
+        for row in metrics
+    ]
+    kept = {
+        "gradient": gradients[0],
+        "weights": [weight.detach() for weight in policy.model.parameters()],
+        "problems": trainer.problems.state_dict(),
+        "advantages": trainer.advantages,
+        "texts": [item.rollout.text for item in trainer.scored],
+        "metrics": measured,
+        "updates": trainer.updates,
+    }
+    torch.save(kept, Path(folder) / f"{rank}.pt")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

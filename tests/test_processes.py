@@ -1,0 +1,153 @@
+"""One run in two processes. Oracles: the same run in one process, and the two against each other."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from test_trainer import relative
+
+from constants import ROOT
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+
+
+def trained(folder: Path, processes: int, steps: int, **changes: int) -> list[dict]:
+    """What each process leaves behind."""
+    folder.mkdir()
+    flags = [f"{name}={value}" for name, value in changes.items()]
+    program = [str(ROOT / "tests" / "one_of_several.py"), str(folder), str(steps), *flags]
+    launcher = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
+    result = subprocess.run(
+        [*launcher, *program], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stderr
+    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> dict:
+    return trained(tmp_path_factory.mktemp("alone") / "run", 1, 1)[0]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> list[dict]:
+    return trained(tmp_path_factory.mktemp("together") / "run", 2, 3)
+
+
+def test_two_processes_compute_the_gradient_of_one(one, two):
+    """The same rollouts, since each row has its own random numbers, split between them."""
+    gradients = [process["gradient"] for process in two]
+    assert one["gradient"].norm() > 1e-3
+    for gradient in gradients:
+        assert relative(gradient, one["gradient"]) < 1e-5
+    first = one["metrics"][0]
+    for key, value in two[0]["metrics"][0].items():
+        assert value == pytest.approx(first[key], rel=1e-3, abs=1e-5, nan_ok=True), key
+
+
+def test_two_processes_stay_the_same_process(two):
+    """After several steps: weights, buffers, generators, advantages and metrics, to the last bit,
+    though they started from other weights."""
+    ours, theirs = two
+    assert all(torch.equal(a, b) for a, b in zip(ours["weights"], theirs["weights"], strict=True))
+    for key in ("problems", "advantages", "texts", "updates"):
+        assert ours[key] == theirs[key], key
+    assert [repr(row) for row in ours["metrics"]] == [repr(row) for row in theirs["metrics"]]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(batch_size=1, n_attempts=1, minibatches=16),  # updates in which one has nothing to do
+        dict(batch_size=3, n_attempts=3, minibatches=5, microbatch_tokens=40, rollout_rows=4),
+    ],
+    ids=["fewer rows than processes", "other numbers of parts"],
+)
+def test_uneven_work_neither_hangs_nor_differs(tmp_path, changes):
+    (alone,) = trained(tmp_path / "one", 1, 1, **changes)
+    ours, theirs = trained(tmp_path / "two", 2, 1, **changes)
+    assert relative(ours["gradient"], alone["gradient"]) < 1e-5
+    assert ours["updates"] == theirs["updates"] == alone["updates"] > 1
+    assert all(torch.equal(a, b) for a, b in zip(ours["weights"], theirs["weights"], strict=True))
+
+
+# ---------------------------------------------------------------- the command
+
+
+def start(tmp_path: Path, *launcher: str) -> subprocess.Popen:
+    """A long run of `train.py` that has taken a few steps."""
+    process = subprocess.Popen(
+        [
+            *launcher, str(ROOT / "model" / "train.py"), "--model", "tiny", "--run-dir", "run",
+            "--max-prime", "13", "--batch-size", "8", "--warm-start-steps", "5",
+            "--total-steps", "100000", "--eval-every", "50", "--no-eval-uniform",
+        ],
+        cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(logged(tmp_path)) < 4:
+        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    return process
+
+
+def logged(tmp_path: Path) -> list[dict]:
+    path = tmp_path / "run" / "metrics.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def children(pid: int) -> dict[int, int]:
+    """The processes that torchrun started, by rank."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            variables = (folder / "environ").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            continue  # no process, or one that has just ended
+        ranks = [one.split(b"=")[1] for one in variables if one.startswith(b"RANK=")]
+        if parent == pid and ranks:
+            found[int(ranks[0])] = int(folder.name)
+    return found
+
+
+def assert_whole(tmp_path: Path) -> None:
+    """The run directory is that of a finished run: a checkpoint of its last step, and plots."""
+    steps = [row["step"] for row in logged(tmp_path)]
+    assert steps == list(range(len(steps)))
+    latest = (tmp_path / "run" / "checkpoints" / "latest").read_text().strip()
+    assert latest == f"step_{steps[-1]:06d}"
+    assert (tmp_path / "run" / "plots" / "accuracy.png").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_signal_ends_a_run_after_its_step(tmp_path, number):
+    process = start(tmp_path, sys.executable)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, output
+    assert_whole(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's processes through /proc")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_stop_signal_to_one_process_reaches_both(tmp_path, rank):
+    """One writer: the run directory is as one process leaves it."""
+    launcher = start(tmp_path, *TORCHRUN, "2")
+    workers = children(launcher.pid)
+    assert sorted(workers) == [0, 1]
+    os.kill(workers[rank], signal.SIGTERM)
+    output, _ = launcher.communicate(timeout=120)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers.values())
+    assert f"exitcode  : {128 + signal.SIGTERM}" in output
+    assert_whole(tmp_path)
+    assert output.count("step    0  accuracy") == 1
