@@ -4,6 +4,7 @@ Numbers in, numbers and `Problem`s out; no text and no tensors. Example: 2 * 4 â
 `modular_inverse(4, 7) == 2` and `fitting_primes(2, 4, 5, 13) == (7,)`.
 """
 
+from collections import Counter
 from functools import lru_cache
 from random import Random
 
@@ -83,3 +84,18 @@ def guess_rate(problem: Problem, min_prime: int, max_prime: int) -> float:
         accepted = fitting_primes(problem.x, problem.y, min_prime, max_prime)
         return len(accepted) / len(primes_between(min_prime, max_prime))
     return 1 / (problem.p - 1)
+
+
+def best_constant(task: TaskType, min_prime: int, max_prime: int) -> float:
+    """The share of a task's problems that the best answer gets right that never changes."""
+    space = all_problems(task, min_prime, max_prime)
+    accepted = Counter(
+        answer
+        for problem in space
+        for answer in (
+            fitting_primes(problem.x, problem.y, min_prime, max_prime)
+            if task is TaskType.INDUCTION
+            else (problem.solution,)
+        )
+    )
+    return max(accepted.values()) / len(space)

@@ -98,12 +98,31 @@ def main(argv: Sequence[str]) -> int:
     of the signal that ended the run."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    args = None
     try:
-        stopped = train(parse_args(argv, gpu_memory=gpu_memory()))
+        args = parse_args(argv, gpu_memory=gpu_memory())
+        stopped = train(args)
     except (ArgumentError, RunDirectoryError, PolicyError) as error:
         print(error, file=sys.stderr)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        print(
+            f"out of memory: lower --rollout-rows {args.rollout_rows} (sampling) and "
+            f"--microbatch-tokens {args.microbatch_tokens} (update), or train adapters with "
+            f"--lora-rank; --plan shows what a GPU is needed for",
+            file=sys.stderr,
+        )
+        return 2
     return 128 + stopped if stopped else 0
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Of a GPU, of Python, or of a CPU as torch says it."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        "can't allocate memory" in str(error)
+    )
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import pytest
 import sympy
 
 from constants import PRIMES
-from custom_types import TASKS, Problem, TaskType
+from custom_types import TASKS, Problem, TaskType, Verdict
 from prime_inversion import (
     all_problems,
+    best_constant,
     fitting_primes,
     generate_problems,
     guess_rate,
@@ -20,6 +21,7 @@ from prime_inversion import (
     modular_inverse,
     primes_between,
 )
+from utils.validate_by_executing import judge_solver
 
 ABDUCTION, DEDUCTION, INDUCTION = TASKS
 SPANS = [(5, 13), (5, 617), (11, 23), (7, 7), (14, 100), (617, 617)]
@@ -219,3 +221,19 @@ def test_a_problem_cannot_become_invalid():
         replace(problem, y=5)
     with pytest.raises(ValueError):
         replace(Problem(ABDUCTION, 1, 1, 7), task=INDUCTION)
+
+
+@pytest.mark.parametrize("span", [(5, 13), (11, 23)])
+@pytest.mark.parametrize("task", TASKS)
+def test_no_answer_that_never_changes_is_right_more_often(task, span):
+    """Every answer there is, judged against every problem."""
+    space = all_problems(task, *span)
+    shares = [
+        sum(
+            judge_solver(f"\\boxed{{{answer}}}", problem, *span) is Verdict.CORRECT
+            for problem in space
+        )
+        / len(space)
+        for answer in range(1, span[1] + 1)
+    ]
+    assert best_constant(task, *span) == max(shares)

