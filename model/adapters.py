@@ -21,8 +21,8 @@ def add_adapters(model: torch.nn.Module, rank: int) -> None:
 
 @torch.no_grad()
 def merged_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict of the model as it was before `add_adapters`, its adapters added in, in float32:
-    a checkpoint that needs no adapters."""
+    """The state dict of the model as it was before `add_adapters`, its adapters added in, in float32
+    on the CPU: a checkpoint that needs no adapters."""
     adapted = {
         name: layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")
     }
@@ -33,5 +33,5 @@ def merged_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
         layer, _, kind = name.partition(".base_layer.")
         if layer in adapted and kind == "weight":
             weight = weight.float() + adapted[layer].get_delta_weight(NAME)
-        weights[f"{layer}.{kind}" if kind else name] = weight.float()
+        weights[f"{layer}.{kind}" if kind else name] = weight.float().cpu()
     return weights

@@ -18,7 +18,7 @@ from constants import CARDS, CUDA_MODEL, PLANNED_CARD, QWEN_3B_SHAPE, SMOLLM2_MO
 from custom_types import TASKS, Policy, PromptSet
 from model.args import AZRArgs
 from model.inference import LOGIT_CHUNK_ELEMENTS
-from model.policy import PolicyError, _require_hub_model, build_tiny, tiny_tokenizer
+from model.policy import PolicyError, build_tiny, require_hub_model, tiny_tokenizer
 from model.prefill import MOST_POSITIONS
 from prime_inversion import all_problems, primes_between
 from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS, TURN
@@ -41,8 +41,8 @@ SMOLLM2_SHAPE = dict(  # the config of SmolLM2-135M-Instruct: 134,515,008 parame
 
 
 class Precision(NamedTuple):
-    """Bytes of a frozen weight; of an element of the stream between layers, and of the cache; of a
-    matrix product's input. Bytes a token while a layer is recomputed and differentiated, for each
+    """Bytes of a frozen weight; of an element of the stream between layers; of a matrix product's
+    input, and of the cache. Bytes a token while a layer is recomputed and differentiated, for each
     hidden, query and MLP unit; and while it only runs, for each hidden and MLP unit."""
 
     frozen: int
@@ -60,11 +60,11 @@ AUTOCAST = Precision(4, 4, 2, backward=(26, 8, 12), forward=(16, 6))
 # peft casts the input of each adapter to float32, and autocast casts it back.
 ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
 
-# What is in memory together, in the moments that may be a phase's peak.
+# What is in memory together when a phase may be at its peak.
 TOGETHER = {
     "rollout": (
         "weights + AdamW moments + bfloat16 copies + packed prompts + reading prompts",
-        "weights + AdamW moments + bfloat16 copies + packed prompts + KV cache",
+        "weights + AdamW moments + bfloat16 copies + KV cache + packed layer",
         "weights + AdamW moments + bfloat16 copies + KV cache + sampling",
     ),
     "update": (
@@ -112,7 +112,7 @@ def read_model(args: AZRArgs):
     """The model that `args` names, without weights, and its prompt language. Raises PolicyError."""
     known = {SMOLLM2_MODEL: LlamaConfig(**SMOLLM2_SHAPE), CUDA_MODEL: Qwen2Config(**QWEN_3B_SHAPE)}
     if not (args.model in (TINY_MODEL, *known) or Path(args.model).is_dir()):
-        _require_hub_model(args.model, ADVICE)
+        require_hub_model(args.model, ADVICE)
     try:
         if args.model == TINY_MODEL:
             config = build_tiny(args.max_prime, args.seed).model.config
@@ -169,12 +169,11 @@ def update_rows(model, precision: Precision, positions: int, row: int, rank: int
         layer = product(positions, 2 * compute * mlp + 4 * hidden)
         kept = product(positions, layers, inside.size - layer.size // positions)
         copies = product(model.num_parameters(), 4 - compute)
-    biases = 1 if checkpointed else layers  # of the masks, which attention adds to its scores
     tokens = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
     ends = product(positions, hidden, 12)  # what the last layer and the last norm give
     return {
         "activations kept": kept,
-        "masks": product(positions, row, 1 + biases * compute),
+        "masks": product(positions, row, 1 + (1 if checkpointed else layers) * compute),
         "layer backward": layer + copies,
         "logits forward": product(tokens, vocabulary, 12) + ends,
         "logits backward": product(tokens, vocabulary, 20) + ends + copies,
@@ -187,16 +186,16 @@ def rollout_rows(model, precision: Precision, part: Part, most: int) -> dict[str
     """What a slice of `most` rows adds."""
     rows, read = min(most, part.rows), min(most, part.distinct) * part.prompt
     hidden, _, mlp, keys = units(model.config)
-    token = 2 * model.config.num_hidden_layers * keys * precision.stream
+    token, stream = 2 * model.config.num_hidden_layers * keys, precision.stream
     inside = product(precision.forward[0], hidden) + product(precision.forward[1], mlp)
     packed_row = row_length([range(part.prompt)], MOST_POSITIONS)
-    cast = 2 * (precision.stream - precision.compute)  # one layer's keys and values, every step
     return {
-        "packed prompts": product(read, token) + product(rows, part.prompt, keys, precision.stream),
+        "packed prompts": product(read, token, stream),
         "reading prompts": read * inside + product(read, packed_row),
-        "KV cache": product(rows, part.prompt + part.new, token),
-        "sampling": product(rows, model.config.vocab_size, 12 + precision.compute)
-        + product(rows, part.prompt + part.new, keys, cast),
+        "KV cache": product(rows, part.prompt + part.new, token, precision.compute),
+        # A layer's prompts in the making of its rows' cache, which then stand in their place.
+        "packed layer": product(read, keys, 3, stream) + product(rows, part.prompt, keys, stream),
+        "sampling": product(rows, model.config.vocab_size, 12 + precision.compute),
     }
 
 
@@ -253,10 +252,8 @@ def seconds(model, parts, slices, args: AZRArgs, row: int) -> tuple[float, float
         step = max(LAUNCH * layers, reading, min(part.rows, args.rollout_rows) * forward)
         rollout += ceil(part.rows / args.rollout_rows) * part.new * step
         rollout += part.distinct * part.prompt * forward
-    # Forward, recomputation, backward, and scoring once more all minibatches but the first.
-    passes = (
-        2 + model.is_activation_checkpointing + (1 if args.lora_rank else 2) - 1 / args.minibatches
-    )
+    recomputed, backward = model.is_activation_checkpointing, 1 if args.lora_rank else 2
+    passes = 1 + recomputed + backward + (1 - 1 / args.minibatches)  # the last: scored once more
     return rollout, sum(part.trained for part in parts) * passes * (forward + attention)
 
 

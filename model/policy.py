@@ -132,7 +132,7 @@ def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> Policy:
     """A model and tokenizer of the hub, its cache or a local folder. Raises PolicyError."""
     advice = f"use --model {TINY_MODEL}, a local folder, or a hub id that can be reached"
     if not Path(name).is_dir():
-        _require_hub_model(name, advice)
+        require_hub_model(name, advice)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
@@ -168,7 +168,7 @@ def require_plain_model(name: str, model) -> None:
         raise PolicyError(f"--model {name}: must be a model that reads attention masks by position")
 
 
-def _require_hub_model(name: str, advice: str) -> None:
+def require_hub_model(name: str, advice: str) -> None:
     """Raise PolicyError unless the model is in the hub's cache or on the hub. Asks once, where
     loading would retry for a minute."""
     try:

@@ -32,7 +32,8 @@ def prefill(model, prompts: Sequence[tuple[int, ...]], pad_id: int, max_new_toke
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
     mask = torch.arange(longest, device=device)[None] >= longest - lengths[:, None]
     cache = output.past_key_values
-    cache.layers = [_RowLayer(layer, paths, max_new_tokens) for layer in cache.layers]
+    for index, layer in enumerate(cache.layers):  # one at a time, so that the packed one is freed
+        cache.layers[index] = _RowLayer(layer, paths, max_new_tokens)
     hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
     return model.get_output_embeddings()(hidden), cache, mask
 
@@ -62,6 +63,9 @@ class _RowLayer(DynamicLayer):
 def _row_tensor(packed: Tensor, paths: Tensor, more: int) -> Tensor:
     _, heads, _, size = packed.shape
     rows, width = paths.shape
-    room = packed.new_empty(rows, heads, width + more, size)
+    kind = packed.device.type
+    # Attention would cast to this for every token; transformers keeps its cache in float32.
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else packed.dtype
+    room = packed.new_empty(rows, heads, width + more, size, dtype=dtype)
     room[:, :, :width] = packed.transpose(1, 2).flatten(0, 1)[paths].transpose(1, 2)
     return room

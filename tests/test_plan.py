@@ -195,7 +195,7 @@ def test_sampling_holds_three_float32_tables_and_the_logits(precision, dtype, ro
 ROLLOUTS = [  # rows, distinct prompts, their tokens, new tokens
     ("reading prompts", (32, 32, 64, 4), {}),
     ("reading prompts", (24, 24, 100, 4), dict(hidden_size=128, intermediate_size=512)),
-    ("KV cache", (64, 8, 64, 16), dict(num_hidden_layers=12)),
+    ("packed layer", (64, 8, 64, 16), dict(num_hidden_layers=12)),
     ("sampling", (64, 4, 16, 8), WORDS),
 ]
 
@@ -273,7 +273,7 @@ def test_the_presets_fit_their_cards(flags):
 
 @pytest.mark.parametrize("flags, turns", [
     ("--card rtx4090-24gb --lora-rank 0", {"--lora-rank"}),
-    ("--rollout-rows 900", {"--rollout-rows", "--max-answer-tokens"}),
+    ("--rollout-rows 2000 --n-attempts 32", {"--rollout-rows", "--max-answer-tokens"}),
     ("--microbatch-tokens 100000", {"--microbatch-tokens"}),
     ("--card a10-24gb --microbatch-tokens 100000", {"--microbatch-tokens"}),
 ])  # fmt: skip
