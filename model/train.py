@@ -41,7 +41,7 @@ def train(args: AZRArgs) -> int:
     that ended it, or 0. Raises RunDirectoryError or PolicyError."""
     cuda = torch.cuda.is_available() and args.model != TINY_MODEL
     accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
-    recorder = Recorder(args) if accelerator.is_main_process else Silence(args)
+    recorder = Recorder(args) if accelerator.is_main_process else Silence()
     try:
         policy = load_policy(args)
     except BaseException:  # an interrupt too: nothing has been run yet

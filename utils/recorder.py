@@ -1,7 +1,6 @@
 """Everything a run writes and says: run directory, terminal, tracker, plots. One process does."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from custom_types import Policy, Round, Scored
 from model.args import AZRArgs
@@ -14,9 +13,6 @@ from utils.trackers import WandbTracker
 class Silence:
     """What the other processes of a run have in a `Recorder`'s place."""
 
-    def __init__(self, args: AZRArgs):
-        self.path: Path | None = None
-
     def discard(self) -> None:
         """The run could not start."""
 
@@ -26,7 +22,9 @@ class Silence:
     def warm_started(self, loss: float, seconds: float) -> None:
         """The warm start is over."""
 
-    def record(self, metrics: Mapping, trained: list[tuple[Scored, float]], played) -> None:
+    def record(
+        self, metrics: Mapping, trained: list[tuple[Scored, float]], played: Round | None
+    ) -> None:
         """A step is over: its metrics, what was trained on with its advantages, its round if any."""
 
     def finish(self, policy: Policy, step: int, weights: dict | None) -> None:
@@ -45,8 +43,7 @@ class Recorder(Silence):
     def __init__(self, args: AZRArgs):
         self.args = args
         self.run = RunDirectory(args)
-        self.path = self.run.path
-        self.console = Console(args, self.path)
+        self.console = Console(args, self.run.path)
 
     def discard(self) -> None:
         self.run.discard()
@@ -55,7 +52,7 @@ class Recorder(Silence):
         self.tokenizer = policy.tokenizer
         self.run.write_config(self.args, device)
         self.console.start(policy, device)
-        self.tracker = WandbTracker(self.args, self.path)
+        self.tracker = WandbTracker(self.args, self.run.path)
 
     def warm_started(self, loss: float, seconds: float) -> None:
         self.console.warm_started(loss, seconds)
@@ -74,7 +71,7 @@ class Recorder(Silence):
         self.tracker.close()
         checkpoint = self.run.save_checkpoint(policy, step, weights)
         self.run.close()
-        save_plots([self.path], self.path / "plots")
+        save_plots([self.run.path], self.run.path / "plots")
         self.console.end(checkpoint)
 
     def __enter__(self) -> "Recorder":
