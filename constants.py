@@ -57,16 +57,30 @@ CARDS = {
 PLANNED_CARD = "a100-80gb"
 FULL_FINE_TUNING_MEMORY = 70.0  # GiB; with less, LoRA
 
-# The config of Qwen/Qwen2.5-3B-Instruct as the hub has it, so that `--plan` needs no network.
-QWEN_3B_SHAPE = dict(
-    vocab_size=151_936,
-    hidden_size=2048,
-    intermediate_size=11_008,
-    num_hidden_layers=36,
-    num_attention_heads=16,
-    num_key_value_heads=2,
-    max_position_embeddings=32_768,
-    rope_theta=1e6,
-    rms_norm_eps=1e-6,
-    tie_word_embeddings=True,
-)
+# The configs of models that can be planned for without a network or a package.
+SHAPES = {
+    CUDA_MODEL: dict(
+        model_type="qwen2",
+        vocab_size=151_936,
+        hidden_size=2048,
+        intermediate_size=11_008,
+        num_hidden_layers=36,
+        num_attention_heads=16,
+        num_key_value_heads=2,
+        max_position_embeddings=32_768,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+    ),
+    SMOLLM2_MODEL: dict(
+        model_type="llama",
+        vocab_size=49_152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        tie_word_embeddings=True,
+        prompt_set="dialogue",
+    ),
+}

@@ -70,18 +70,16 @@ Rules: give two integers x and y, each at least 1 and not both 1, such that some
     + _PROPOSER_RULES
 )
 
+
+def _by_asked(residue: str, prime: str) -> dict[TaskType, str]:
+    """The text of each task, by whether x or y is asked, or p."""
+    return dict.fromkeys(TaskType, residue) | {TaskType.INDUCTION: prime}
+
+
 CHAT = PromptSet(
     name="chat",
-    solver={
-        TaskType.ABDUCTION: _RESIDUE,
-        TaskType.DEDUCTION: _RESIDUE,
-        TaskType.INDUCTION: _PRIME,
-    },
-    proposer={
-        TaskType.ABDUCTION: _PROPOSE_RESIDUE,
-        TaskType.DEDUCTION: _PROPOSE_RESIDUE,
-        TaskType.INDUCTION: _PROPOSE_PRIME,
-    },
+    solver=_by_asked(_RESIDUE, _PRIME),
+    proposer=_by_asked(_PROPOSE_RESIDUE, _PROPOSE_PRIME),
     reference="$equation",
     reference_separator="\n",
     examples=1,
@@ -126,16 +124,8 @@ _PROPOSE_PRIMES_IN_TURN = (
 
 DIALOGUE = PromptSet(
     name="dialogue",
-    solver={
-        TaskType.ABDUCTION: _RESIDUES_IN_TURN,
-        TaskType.DEDUCTION: _RESIDUES_IN_TURN,
-        TaskType.INDUCTION: _PRIMES_IN_TURN,
-    },
-    proposer={
-        TaskType.ABDUCTION: _PROPOSE_RESIDUES_IN_TURN,
-        TaskType.DEDUCTION: _PROPOSE_RESIDUES_IN_TURN,
-        TaskType.INDUCTION: _PROPOSE_PRIMES_IN_TURN,
-    },
+    solver=_by_asked(_RESIDUES_IN_TURN, _PRIMES_IN_TURN),
+    proposer=_by_asked(_PROPOSE_RESIDUES_IN_TURN, _PROPOSE_PRIMES_IN_TURN),
     reference="$proposal",
     reference_separator=_NEXT,
     first_references=2,

@@ -181,25 +181,22 @@ CHAT_PRESET = dict(
 LORA_PRESET = dict(lora_rank=32, lr=1e-5, rollout_rows=128, microbatch_tokens=8192)
 
 # SmolLM2-135M-Instruct on a laptop's CPU: short answers, many attempts.
-SMOLLM2_PRESET = CHAT_PRESET | dict(
+SMOLLM2_PRESET = dict(
     total_steps=60,
     batch_size=8,
     n_attempts=12,
-    n_references=1,
-    train_attempts=True,
-    refill="unsolved",
-    share_triples=True,
     max_prime=13,
     max_proposal_tokens=24,
     max_answer_tokens=10,
-    crowding_cost=0.35,
+    rollout_rows=384,
     lr=5e-5,
     lr_warmup=5,
-    adam_beta2=0.95,
+    lr_half_life=0.0,
     minibatches=1,
     microbatch_tokens=1024,
-    proposer_weight=3.0,
-    entropy_coef=0.1,
+    warm_start_steps=0,
+    eval_problems=128,
+    eval_uniform=False,
 )
 
 # The preset of each prompt language, by which a local folder says what it holds.

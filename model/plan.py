@@ -12,16 +12,16 @@ from textwrap import fill
 from typing import NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from constants import CARDS, CUDA_MODEL, PLANNED_CARD, QWEN_3B_SHAPE, SMOLLM2_MODEL, TINY_MODEL
+from constants import CARDS, PLANNED_CARD, SHAPES, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import TASKS, Policy, PromptSet
 from model.args import AZRArgs
 from model.inference import LOGIT_CHUNK_ELEMENTS
 from model.policy import PolicyError, build_tiny, require_hub_model, tiny_tokenizer
 from model.prefill import MOST_POSITIONS
 from prime_inversion import all_problems, primes_between
-from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS, TURN
+from prompts import CHAT, COMPACT, PROMPT_SETS, TURN
 from utils.prefix_tree import row_length
 from utils.string_formatting import PromptRenderer
 
@@ -33,11 +33,6 @@ LAUNCH = 0.03 / 36  # seconds a layer to launch a decoding step's kernels, howev
 # The longest prompts of our languages have 2.2 to 3.2 characters a token by SmolLM2's tokenizer, and
 # its template adds 25 tokens and 5 a turn; Qwen2.5's is as long, its vocabulary three times as large.
 CHARACTERS_PER_TOKEN, SYSTEM_TOKENS, TURN_TOKENS = 2, 25, 5
-
-SMOLLM2_SHAPE = dict(  # the config of SmolLM2-135M-Instruct: 134,515,008 parameters
-    vocab_size=49_152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
-    num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True, prompt_set=DIALOGUE.name,
-)  # fmt: skip
 
 
 class Precision(NamedTuple):
@@ -110,14 +105,15 @@ class Part(NamedTuple):
 
 def read_model(args: AZRArgs):
     """The model that `args` names, without weights, and its prompt language. Raises PolicyError."""
-    known = {SMOLLM2_MODEL: LlamaConfig(**SMOLLM2_SHAPE), CUDA_MODEL: Qwen2Config(**QWEN_3B_SHAPE)}
-    if not (args.model in (TINY_MODEL, *known) or Path(args.model).is_dir()):
+    if not (args.model in (TINY_MODEL, *SHAPES) or Path(args.model).is_dir()):
         require_hub_model(args.model, ADVICE)
     try:
         if args.model == TINY_MODEL:
             config = build_tiny(args.max_prime, args.seed).model.config
+        elif args.model in SHAPES:
+            config = AutoConfig.for_model(**SHAPES[args.model])
         else:
-            config = known.get(args.model) or AutoConfig.from_pretrained(args.model)
+            config = AutoConfig.from_pretrained(args.model)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         units(config)

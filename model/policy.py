@@ -1,8 +1,8 @@
-"""A policy by name: `tiny`, `smollm2`, a hub id, or a local folder (a checkpoint of a finished run among them).
+"""A policy by name: `tiny`, `smollm2`, a hub id, or a local folder (a finished run's checkpoint, say).
 
-Trained weights are always float32: AdamW at a learning rate of 1e-6 does not move bfloat16 ones. `tiny` is a
-real Qwen2 with a real fast tokenizer whose words are the integers 0..max_prime and the few words of
-the compact prompt language; it is built here from a seed and knows nothing.
+Trained weights are always float32: AdamW at a learning rate of 1e-6 does not move bfloat16 ones.
+`tiny` is a real Qwen2 with a real fast tokenizer whose words are the integers 0..max_prime and the
+few words of the compact prompt language; it is built here from a seed and knows nothing.
 """
 
 from contextlib import redirect_stderr

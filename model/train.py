@@ -99,7 +99,6 @@ def main(argv: Sequence[str]) -> int:
     number of the signal that ended the run."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    args = None
     try:
         args = parse_args(argv, gpu_memory=gpu_memory())
         if args.plan:

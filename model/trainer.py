@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from random import Random
+from statistics import fmean
 
 import torch
 from accelerate import Accelerator
@@ -39,7 +40,6 @@ from prime_inversion import all_problems, generate_of_each_task
 from utils.debug_grads import gradient_table
 from utils.metrics import (
     SamplingMetrics,
-    mean_diagnostics,
     merged_diagnostics,
     round_metrics,
     time_metrics,
@@ -225,7 +225,7 @@ class AZRTrainer:
             "learning_rate": lr,
             "examples": len(replay),
             **SamplingMetrics.merged(gather([sampling])).metrics(),
-            **mean_diagnostics(updates),
+            **merged_diagnostics(updates, fmean),
         }
 
     @torch.no_grad()
@@ -274,7 +274,7 @@ class AZRTrainer:
         norm = self.accelerator.clip_grad_norm_(self.trained, args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return {**merged_diagnostics(gather(diagnostics)), "grad_norm": float(norm)}
+        return {**merged_diagnostics(gather(diagnostics), sum), "grad_norm": float(norm)}
 
     def _objective(self, logprobs: torch.Tensor, batch: MiniBatch, **mean_over):
         """What an update climbs, and its diagnostics."""

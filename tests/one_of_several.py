@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 from accelerate import Accelerator
-from test_trainer import SMALL, flat_gradient
+from trainers import SMALL, flat_gradient
 
 from model.args import AZRArgs
 from model.policy import build_tiny
@@ -23,7 +23,7 @@ from utils.string_formatting import PromptRenderer
 
 def main(folder: str, steps: str, *changes: str) -> None:
     values = {name: int(value) for name, value in (change.split("=") for change in changes)}
-    args = AZRArgs(**{**SMALL, **values})
+    args = AZRArgs(**{**SMALL, **values, "max_grad_norm": 1e9})
     accelerator = Accelerator(cpu=True)
     rank = accelerator.process_index
     # Weights of the first process alone count: the others start from another seed.
@@ -38,7 +38,6 @@ def main(folder: str, steps: str, *changes: str) -> None:
         gradients.append(flat_gradient(trainer))
         step()
 
-    trainer.args = AZRArgs(**{**SMALL, **values, "max_grad_norm": 1e9})
     trainer.optimizer.step = keep_and_step
     metrics = [trainer.step() for _ in range(int(steps))]
     measured = [

@@ -4,16 +4,14 @@ import copy
 
 import pytest
 import torch
-from accelerate import Accelerator
 from test_chat_model import save_model
 from test_cli import command, rows
+from trainers import trainer_of
 from transformers import AutoModelForCausalLM
 
 from model.adapters import add_adapters, merged_weights
 from model.args import AZRArgs
 from model.policy import PolicyError, load_policy
-from model.trainer import AZRTrainer
-from utils.string_formatting import PromptRenderer
 
 pytest.importorskip("peft", reason="pip install peft")
 
@@ -42,9 +40,7 @@ def test_adapters_change_nothing_at_first_and_alone_are_trained(folder):
     policy = load_policy(args)
     torch.testing.assert_close(logits(policy.model), logits(plain), rtol=0, atol=1e-6)
 
-    trainer = AZRTrainer(
-        policy, PromptRenderer.for_policy(policy, args), args, Accelerator(cpu=True)
-    )
+    trainer = trainer_of(policy, args)
     before = copy.deepcopy(policy.model.state_dict())
     metrics = trainer.step()
     after = policy.model.state_dict()
@@ -60,9 +56,7 @@ def test_adapters_change_nothing_at_first_and_alone_are_trained(folder):
 def test_the_merged_checkpoint_needs_no_adapters(folder, tmp_path):
     args = small(folder, lora_rank=4)
     policy = load_policy(args)
-    trainer = AZRTrainer(
-        policy, PromptRenderer.for_policy(policy, args), args, Accelerator(cpu=True)
-    )
+    trainer = trainer_of(policy, args)
     first = logits(policy.model)
     for _ in range(3):
         trainer.step()

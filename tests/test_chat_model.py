@@ -11,14 +11,14 @@ import torch
 from accelerate import Accelerator
 from test_cli import command, rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from trainers import trainer_of
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from custom_types import Prompt, Role, TaskType
 from model.args import AZRArgs
 from model.inference import Response, decode, rollout
 from model.policy import PolicyError, load_policy, load_pretrained, require_plain_model
-from model.trainer import AZRTrainer
-from utils.string_formatting import PromptRenderer, parse_solver
+from utils.string_formatting import parse_solver
 
 
 def test_a_chat_model_takes_the_same_path(tmp_path):
@@ -87,9 +87,7 @@ def test_the_update_of_a_loaded_model_checkpoints_its_activations(tmp_path):
         model=str(tmp_path), batch_size=1, n_attempts=2, max_proposal_tokens=4, max_answer_tokens=4
     )
     policy = load_policy(args)
-    trainer = AZRTrainer(
-        policy, PromptRenderer.for_policy(policy, args), args, Accelerator(cpu=True)
-    )
+    trainer = trainer_of(policy, args)
     played = trainer.rollout_phase()
     passes = []
     policy.model.model.layers[0].mlp.register_forward_pre_hook(
@@ -140,7 +138,7 @@ def test_bfloat16_autocast_trains_the_same_path(tmp_path):
     )
     policy = load_policy(args)
     before = [weight.detach().clone() for weight in policy.model.parameters()]
-    trainer = AZRTrainer(policy, PromptRenderer.for_policy(policy, args), args, CpuAutocast())
+    trainer = trainer_of(policy, args, accelerator=CpuAutocast())
     metrics = trainer.step()
     assert math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
     after = list(policy.model.parameters())

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
-from test_trainer import make_trainer, weights
+from trainers import make_trainer, weights
 
 from custom_types import CELLS, TASKS, Role, Verdict
 

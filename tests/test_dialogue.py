@@ -15,7 +15,7 @@ TEMPLATE = (
 )
 
 
-class Recorder:
+class Messages:
     """A tokenizer in so far as a renderer needs one; it keeps the messages it was given. A mock:
     the real one is tested where its package is installed."""
 
@@ -27,7 +27,7 @@ class Recorder:
 
 
 def turns(span, task, references=None, problem=None) -> list[dict]:
-    tokenizer = Recorder()
+    tokenizer = Messages()
     write = PromptRenderer(DIALOGUE, tokenizer, *span, dict.fromkeys(Role, 20))
     write.solver(problem) if problem else write.proposer(task, references)
     return tokenizer.messages
@@ -73,7 +73,7 @@ def test_a_proposer_sees_valid_proposals_of_its_own(task, span):
     assert all(verdict is Verdict.VALID for verdict, _ in judged)
     assert [problem for _, problem in judged[2:]] == references and len(judged) == 5
     assert {message["content"] for message in messages[2::2]} == {"Next problem."}
-    prompt = PromptRenderer(DIALOGUE, Recorder(), *span, dict.fromkeys(Role, 20)).proposer(
+    prompt = PromptRenderer(DIALOGUE, Messages(), *span, dict.fromkeys(Role, 20)).proposer(
         task, references
     )
     assert (prompt.role, prompt.problem) == (Role.PROPOSER, references[0])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_trainer import relative
+from trainers import relative
 
 from constants import ROOT
 

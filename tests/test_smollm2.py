@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from accelerate import Accelerator
+from trainers import trainer_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from constants import SMOLLM2_INSTALL
@@ -13,7 +13,6 @@ from custom_types import Problem, TaskType
 from model.args import AZRArgs, preset
 from model.inference import generate
 from model.policy import PolicyError, load_policy
-from model.trainer import AZRTrainer
 from prompts import DIALOGUE
 from utils.run_directory import RunDirectory
 from utils.string_formatting import PromptRenderer
@@ -64,8 +63,7 @@ def test_the_prompt_is_its_own_templates(policy):
 
 def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path):
     renderer = PromptRenderer.for_policy(policy, ARGS)
-    trainer = AZRTrainer(policy, renderer, ARGS, Accelerator(cpu=True))
-    metrics = trainer.step()
+    metrics = trainer_of(policy, ARGS).step()
     assert 0 < metrics["grad_norm"] < 1e3
     assert metrics["sampling/logp_difference_max"] < 1e-3
     run = RunDirectory(AZRArgs(run_dir=str(tmp_path / "run")))

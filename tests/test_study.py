@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_cli import command
-from test_trainer import SMALL, flat_gradient, make_trainer, relative
+from trainers import SMALL, flat_gradient, make_trainer, relative
 
 from compute.reward import compute_r_total
 from custom_types import TASKS, Role, Verdict

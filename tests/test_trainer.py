@@ -1,12 +1,11 @@
 """The self-play step. Oracles: arithmetic, metamorphic pairs, a rigged environment, real runs."""
 
-import copy
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
+from trainers import flat_gradient, make_trainer, relative, weights
 
 from compute.advantages import compute_advantages
 from custom_types import (
@@ -19,35 +18,10 @@ from custom_types import (
     TaskType,
     Verdict,
 )
-from model.args import AZRArgs
 from model.trainer import AZRTrainer
 from prompts import COMPACT
 from utils.mocks.mock_transformer import MockConfig, MockTransformer
-from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_proposer
-
-SMALL = dict(max_prime=13, batch_size=8, n_attempts=3, minibatches=4, warm_start_steps=0)
-
-
-def make_trainer(policy: Policy, trainer_class=AZRTrainer, **changes) -> AZRTrainer:
-    """A trainer of its own copy of a policy."""
-    args = AZRArgs(**{**SMALL, **changes})
-    policy = replace(policy, model=copy.deepcopy(policy.model))
-    return trainer_class(
-        policy, PromptRenderer.for_policy(policy, args), args, Accelerator(cpu=True)
-    )
-
-
-def weights(trainer: AZRTrainer) -> list[torch.Tensor]:
-    return [weight.detach().clone() for weight in trainer.policy.model.parameters()]
-
-
-def flat_gradient(trainer: AZRTrainer) -> torch.Tensor:
-    return torch.cat([weight.grad.flatten() for weight in trainer.policy.model.parameters()])
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
 
 
 def test_the_ratio_is_one_before_the_first_update(warm_tiny):
@@ -57,6 +31,15 @@ def test_the_ratio_is_one_before_the_first_update(warm_tiny):
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
     assert metrics["clip_ratio"] == 0
     assert metrics["sampling/logp_difference_max"] < 1e-4
+
+
+def test_the_ratio_of_rescored_minibatches_is_one_until_the_weights_move(warm_tiny):
+    """Every minibatch but the first is rescored; here no update moves the weights."""
+    trainer = make_trainer(warm_tiny[0], minibatches=4)
+    trainer.optimizer.step = lambda: None
+    metrics = trainer.step()
+    assert metrics["ratio_max"] == pytest.approx(1, abs=1e-5)
+    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
 
 
 def test_later_minibatches_drift(warm_tiny):

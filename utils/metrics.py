@@ -5,7 +5,7 @@ Fractions are over the B proposals, or the answers, of a cell. A mean over nothi
 `metrics.jsonl`).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, pstdev
 
 from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict
@@ -121,19 +121,12 @@ class SamplingMetrics:
         return metrics
 
 
-def merged_diagnostics(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
-    """Diagnostics of an update whose parts were each measured against the whole's denominator: their
-    sums, and of a maximum the maximum."""
-    parts = list(parts)
+def merged_diagnostics(
+    parts: Sequence[Mapping[str, float]], merge: Callable[[Iterable[float]], float]
+) -> dict[str, float]:
+    """Of several diagnostics with the same keys, `merge` of each: `sum` for parts that were measured
+    against the whole's denominator, a mean for a step's updates; of a maximum the maximum."""
     return {
-        key: (max if key.endswith("_max") else sum)([part[key] for part in parts])
+        key: (max if key.endswith("_max") else merge)([part[key] for part in parts])
         for key in parts[0]
-    }
-
-
-def mean_diagnostics(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Of a step's updates: their means, and of a maximum the maximum."""
-    return {
-        key: (max if key.endswith("_max") else fmean)([update[key] for update in updates])
-        for key in updates[0]
     }
