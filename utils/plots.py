@@ -120,7 +120,7 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
         draw(axes, runs, f"eval/accuracy_{task}", colour, str(task), linestyle=style)
     draw(axes, runs, "eval/accuracy", "#444444", "mean of the tasks")
     axes.set_ylim(-0.02, 1.08)
-    axes.legend(loc="center right", framealpha=0.8)
+    axes.legend(framealpha=0.8)
     save(figure, "accuracy.png")
 
     steps = read_problems(run_dirs[0])
