@@ -14,6 +14,7 @@ import torch
 
 from custom_types import TASKS, Example, MiniBatch, Problem, Rollout, TaskType
 from utils.prefix_tree import fill_rows, pack, row_length
+from utils.random_states import random_state, set_random_state
 
 RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem comes in
 LEAST_WEIGHT = 0.02  # of a problem that is always solved, beside 1 of one that never is
@@ -86,14 +87,13 @@ class ProblemBuffer:
 
     def state_dict(self) -> dict:
         """Problems and generator, in JSON's types."""
-        version, words, gauss = self._rng.getstate()
         return {
             "problems": [
                 [str(task), p.x, p.y, p.p, rate]
                 for task in TASKS
                 for p, rate in self._problems[task].items()
             ],
-            "rng": [version, list(words), gauss],
+            "rng": random_state(self._rng),
         }
 
     def load_state_dict(self, state: dict) -> None:
@@ -101,8 +101,7 @@ class ProblemBuffer:
         self._problems = {task: {} for task in TASKS}
         for task, x, y, p, rate in state["problems"]:
             self._problems[TaskType(task)][Problem(TaskType(task), x, y, p)] = rate
-        version, words, gauss = state["rng"]
-        self._rng.setstate((version, tuple(words), gauss))
+        set_random_state(self._rng, state["rng"])
 
 
 def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:

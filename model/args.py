@@ -1,28 +1,27 @@
 """The arguments of a run: one frozen dataclass is the command line, the config file and the API.
 
 Each field is a flag (`total_steps` is `--total-steps`), with its default, its help and what it may
-be. The defaults are those of `tiny`; `CHAT_PRESET` says where a chat model differs. A wrong value is
-refused by one sentence that names the flag, the value and what is allowed.
+be. The defaults are those of `tiny`; `model/presets.py` says where other models differ. A wrong value
+is refused by one sentence that names the flag, the value and what is allowed.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
 from constants import (
     CARDS,
     CUDA_MODEL,
     DEFAULT_SEED,
-    FULL_FINE_TUNING_MEMORY,
     MAXIMUM_PRIME,
     MINIMUM_PRIME,
     PLANNED_CARD,
     PRIMES,
-    SMOLLM2_MODEL,
     TINY_MODEL,
 )
 from model.flags import ArgumentError, check, flag, parse_values
+from model.presets import preset
+
+NEWEST = "newest"  # --resume without a path
 
 
 @dataclass(frozen=True)
@@ -31,14 +30,29 @@ class AZRArgs:
 
     # what is run
     model: str = flag(TINY_MODEL, "tiny, smollm2, a Hugging Face hub id, or a local folder")
-    total_steps: int = flag(200, "self-play steps", least=0)
+    total_steps: int = flag(200, "self-play steps", least=0, changeable=True)
     seed: int = flag(DEFAULT_SEED, "seed of every random stream", least=0, most=2**32 - 1)
-    run_dir: str | None = flag(None, "folder of the run; must be empty or not exist")
-    run_name: str | None = flag(None, "name of the folder under runs/ [date, time, seed]")
+    run_dir: str | None = flag(
+        None, "folder of the run; must be empty or not exist, but to --resume", changeable=True
+    )
+    run_name: str | None = flag(
+        None, "name of the folder under runs/ [date, time, seed]", changeable=True
+    )
+    resume: str | None = flag(
+        None,
+        "go on from this checkpoint, or from the newest complete one of the run directory",
+        bare=NEWEST,
+        changeable=True,
+    )
+    checkpoint_every: int = flag(10, "steps between checkpoints", least=1, changeable=True)
+    keep_checkpoints: int = flag(
+        2, "newest checkpoints that are kept beside the best", least=1, changeable=True
+    )
     card: str | None = flag(
         None,
         "GPU whose preset is used, and that --plan plans for [this machine's; a100-80gb for --plan]",
         choices=tuple(CARDS),
+        changeable=True,
     )
     plan: bool = flag(False, "print what the run needs of its GPU, loading no weights, and stop")
     # the problems
@@ -64,7 +78,9 @@ class AZRArgs:
         6, "a proposal that has not ended by then is malformed", least=1
     )
     max_answer_tokens: int = flag(4, "an answer that has not ended by then is malformed", least=1)
-    rollout_rows: int = flag(1024, "rows in the model at a time while sampling", least=1)
+    rollout_rows: int = flag(
+        1024, "rows in the model at a time while sampling", least=1, changeable=True
+    )
     # controls
     proposer: str = flag(
         "self",
@@ -97,7 +113,9 @@ class AZRArgs:
     lr_half_life: float = flag(25.0, "steps in which it halves after that; 0: never", least=0)
     adam_beta2: float = flag(0.95, "AdamW's second beta", least=0, most=0.9999)
     minibatches: int = flag(8, "optimizer steps a self-play step", least=1)
-    microbatch_tokens: int = flag(16384, "positions in the model at a time in the update", least=1)
+    microbatch_tokens: int = flag(
+        16384, "positions in the model at a time in the update", least=1, changeable=True
+    )
     clip_low: float = flag(0.2, "ratio clip below 1", least=0, most=1)
     clip_high: float = flag(0.2, "ratio clip above 1", least=0)
     aggregate: str = flag("sequence", "what the objective averages", choices=("sequence", "token"))
@@ -115,9 +133,13 @@ class AZRArgs:
     logged_rollouts: int = flag(
         6, "transcripts a step in rollouts.jsonl, one a cell first", least=0
     )
-    debug_grads: int = flag(0, "print gradient norms of the first N updates", least=0)
-    wandb: bool = flag(False, "also log to Weights & Biases (offline without a key)")
-    quiet: bool = flag(False, "print nothing but errors")
+    debug_grads: int = flag(
+        0, "print gradient norms of the first N updates", least=0, changeable=True
+    )
+    wandb: bool = flag(
+        False, "also log to Weights & Biases (offline without a key)", changeable=True
+    )
+    quiet: bool = flag(False, "print nothing but errors", changeable=True)
 
     def __post_init__(self):
         for item in fields(self):
@@ -136,6 +158,10 @@ class AZRArgs:
             raise ArgumentError(f"--model {self.model!r}: must be tiny, a hub id or a local folder")
         if self.run_dir is not None and self.run_name is not None:
             raise ArgumentError(f"--run-name {self.run_name}: give it or --run-dir, not both")
+        if self.resume == "":
+            raise ArgumentError(
+                "--resume '': must be the path of a checkpoint or a run, or nothing"
+            )
         if self.run_name is not None and (
             set(self.run_name) & set("/\\\0") or self.run_name in ("", ".", "..")
         ):
@@ -151,75 +177,14 @@ class AZRArgs:
         return asdict(self)
 
 
-# Where a policy differs from the defaults above. The paper's values, for one 80 GB GPU.
-CHAT_PRESET = dict(
-    batch_size=32,
-    n_attempts=8,
-    n_references=6,
-    train_attempts=False,
-    refill="uniform",
-    max_prime=MAXIMUM_PRIME,
-    max_proposal_tokens=512,
-    max_answer_tokens=512,
-    rollout_rows=384,
-    lr=1e-6,
-    lr_warmup=0,
-    lr_half_life=0.0,
-    adam_beta2=0.999,
-    minibatches=3,
-    entropy_coef=0.001,
-    warm_start_steps=0,
-    eval_problems=128,
-    eval_uniform=False,
-    proposer_weight=1.0,
-    crowding_cost=0.0,
-    share_triples=False,
+CHANGEABLE = {item.name for item in fields(AZRArgs) if item.metadata["changeable"]}  # on --resume
+
+CHANGEABLE = {item.name for item in fields(AZRArgs) if item.metadata["changeable"]}  # on --resume
+
+HELP = dict(
+    description="Absolute Zero self-play on x * y ≡ 1 (mod p).",
+    epilog="Defaults in brackets are those of the tiny policy; other models' are in model/presets.py.",
 )
-
-
-# On a GPU with less than 70 GiB: weights of 16 bits that stay as they are, with adapters.
-LORA_PRESET = dict(lora_rank=32, lr=1e-5, rollout_rows=128, microbatch_tokens=8192)
-
-# SmolLM2-135M-Instruct on a laptop's CPU: short answers, many attempts.
-SMOLLM2_PRESET = dict(
-    total_steps=60,
-    batch_size=8,
-    n_attempts=12,
-    max_prime=13,
-    max_proposal_tokens=24,
-    max_answer_tokens=10,
-    rollout_rows=384,
-    lr=5e-5,
-    lr_warmup=5,
-    lr_half_life=0.0,
-    minibatches=1,
-    microbatch_tokens=1024,
-    warm_start_steps=0,
-    eval_problems=128,
-    eval_uniform=False,
-)
-
-# The preset of each prompt language, by which a local folder says what it holds.
-PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
-
-
-def preset(model: str, gpu_memory: float | None = None) -> dict:
-    """The fields in which a policy differs from the defaults, which are those of `tiny`: by its name,
-    or by what a local folder says of the language it speaks; a chat model's for any other, with
-    adapters where the GPU has too little memory, in GiB."""
-    named = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
-    chosen = PRESETS.get(named.get(model) or _language(model), CHAT_PRESET)
-    small = gpu_memory is not None and gpu_memory < FULL_FINE_TUNING_MEMORY
-    return chosen | LORA_PRESET if small and chosen is CHAT_PRESET else chosen
-
-
-def _language(model: str) -> str | None:
-    """The prompt set that a local folder's config names, if it is one of ours."""
-    try:
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return config.get("prompt_set") if isinstance(config, dict) else None
 
 
 def parse_args(
@@ -232,14 +197,35 @@ def parse_args(
     command has as flags, where it does not have all.
     """
     chosen = [item for item in fields(AZRArgs) if only is None or item.name in only]
-    values = parse_values(
-        argv,
-        chosen,
-        description="Absolute Zero self-play on x * y ≡ 1 (mod p).",
-        epilog="Defaults in brackets are those of the tiny policy; a chat model's are in CHAT_PRESET.",
-    )
+    values = parse_values(argv, chosen, **HELP)
     card = values.get("card", PLANNED_CARD if values.get("plan") else None)
     if card in CARDS:
         gpu_memory = CARDS[card].memory
     values.setdefault("model", TINY_MODEL if gpu_memory is None else CUDA_MODEL)
     return AZRArgs(**{**preset(values["model"], gpu_memory), **values})
+
+
+def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) -> AZRArgs:
+    """The arguments `saved` by the run in `run_dir`, which has done `steps` steps, with what a command
+    line changes of them. Raises ArgumentError for a flag that would make it another run."""
+    given = parse_values(argv, fields(AZRArgs), **HELP)
+    odd = {item.name for item in fields(AZRArgs)} ^ set(saved)
+    if odd:
+        raise ArgumentError(
+            f"--resume: {run_dir} is a run of another version of this program; they differ in "
+            f"{', '.join(sorted(odd))}"
+        )
+    for item in fields(AZRArgs):
+        name, was = item.name, saved[item.name]
+        if given.get(name, was) != was and name not in CHANGEABLE:
+            raise ArgumentError(
+                f"--{name.replace('_', '-')} {given[name]}: must be {was}, as in the run that goes on"
+            )
+    place = dict(run_dir=run_dir, run_name=None, resume=given["resume"])
+    args = AZRArgs(**{**saved, **given, **place})
+    if args.total_steps < steps:
+        raise ArgumentError(
+            f"--total-steps {args.total_steps}: must be at least {steps}, the steps that the run has "
+            f"done"
+        )
+    return args

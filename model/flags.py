@@ -17,10 +17,17 @@ class ArgumentError(ValueError):
     """A value that is not allowed; the message is one sentence for the user."""
 
 
-def flag(default, help, *, least=None, most=None, above=None, choices=None):
-    """A field with what its flag may be: an inclusive range, an open lower end, or a choice."""
+def flag(
+    default, help, *, least=None, most=None, above=None, choices=None, bare=None, changeable=False
+):
+    """A field with what its flag may be: an inclusive range, an open lower end, or a choice.
+
+    bare: the value of the flag without one. changeable: whether a run may go on with another value.
+    """
     limits = dict(least=least, most=most, above=above, choices=choices)
-    return field(default=default, metadata={"help": help, **limits})
+    return field(
+        default=default, metadata={"help": help, "bare": bare, "changeable": changeable, **limits}
+    )
 
 
 def check(item: Field, value) -> None:
@@ -92,7 +99,9 @@ def _build_parser(chosen: Sequence[Field], **texts: str) -> argparse.ArgumentPar
                 if item.metadata["choices"]
                 else item.name.split("_")[-1].upper()
             )
-            parser.add_argument(_name(item), metavar=allowed, help=text)
+            bare = item.metadata["bare"]
+            one = {} if bare is None else {"nargs": "?", "const": bare}
+            parser.add_argument(_name(item), metavar=allowed, help=text, **one)
     return parser
 
 

@@ -282,7 +282,10 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     rollout, update = seconds(model, parts[:2], slices[:2], args, row)
     sampled = product(proposing.rows, proposing.new) + product(solving.rows, solving.new)
     rows |= {f"peak of the {phase}": peaks[phase] for phase in peaks}
-    rows |= {"disk, download": product(total, 2), "disk, checkpoint": product(total, 4)}
+    checkpoint = product(total, 4) + rows["AdamW moments"]
+    rows |= {"disk, download": product(total, 2), "disk, checkpoint": checkpoint}
+    # The newest ones, the best, and the one that is being written.
+    rows |= {"disk, checkpoints": (args.keep_checkpoints + 2) * checkpoint}
     lines = [
         f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {total:,} parameters",
         "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",

@@ -6,6 +6,7 @@ few words of the compact prompt language; it is built here from a seed and knows
 """
 
 from contextlib import redirect_stderr
+from dataclasses import replace
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -36,12 +37,25 @@ class PolicyError(Exception):
     """A policy that cannot be loaded; the message is one sentence for the user."""
 
 
-def load_policy(args: AZRArgs) -> Policy:
+def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
     """The policy `args.model` names, on the CPU, with adapters where `args` asks for them; weights that
-    are trained are float32. Raises PolicyError with what to do."""
+    are trained are float32. Raises PolicyError with what to do.
+
+    checkpoint: of a run with these arguments, whose weights are loaded in place of the first ones;
+    adapters are not, since a checkpoint's model has them merged in.
+    """
     if args.lora_rank and find_spec("peft") is None:
         raise PolicyError(f"--lora-rank {args.lora_rank}: needs the package peft; pip install peft")
-    policy = _named(args)
+    is_ours = args.model in (TINY_MODEL, SMOLLM2_MODEL)
+    if checkpoint is None or args.lora_rank:
+        policy = _named(args)
+    else:
+        policy = replace(load_pretrained(str(checkpoint)), name=args.model)
+    if checkpoint is not None and is_ours:  # the tokenizer as it was made, not as it was read back
+        policy = replace(policy, tokenizer=_named(args).tokenizer)
+    if not is_ours:
+        # Keeps 0.3 MB a token of a 3B model for the backward pass where it would be over 4.
+        policy.model.activation_checkpointing_enable({"use_reentrant": False})
     if args.lora_rank:
         add_adapters(policy.model, args.lora_rank)
     return policy
@@ -134,16 +148,14 @@ def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> Policy:
     if not Path(name).is_dir():
         require_hub_model(name, advice)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
     except Exception as error:  # of any of the libraries that read a model's files
         raise PolicyError(
             f"--model {name}: holds no causal language model with its tokenizer "
             f"({type(error).__name__}); {advice}"
         ) from error
     require_plain_model(name, model)
-    # Keeps 0.3 MB a token of a 3B model for the backward pass where it would be over 4.
-    model.activation_checkpointing_enable({"use_reentrant": False})
     return _policy(name, model, tokenizer)
 
 

@@ -2,6 +2,7 @@
 
     python model/train.py                      # tiny on a CPU, Qwen2.5-3B-Instruct on a GPU
     python model/train.py --seed 1 --max-prime 23
+    python model/train.py --resume --run-dir runs/first
     python model/train.py --help
 
 One language model proposes problems about x * y ≡ 1 (mod p), solves them, is paid by a verifier, and
@@ -9,9 +10,11 @@ is updated with task-relative REINFORCE++. `model/trainer.py` is the method; thi
 the loop and files.
 """
 
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
@@ -22,56 +25,81 @@ from accelerate.utils import set_seed
 from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
-from model.adapters import merged_weights
-from model.args import ArgumentError, AZRArgs, parse_args
+from model.args import ArgumentError, AZRArgs, parse_args, resumed_args
+from model.checkpoint import restore, save_policy, training_state
 from model.eval.evaluator import Evaluator, evaluation_problems
+from model.optimizer import NonFiniteError
 from model.plan import plan
 from model.policy import PolicyError, load_policy
 from model.trainer import AZRTrainer
 from model.warm_start import warm_start
+from utils.checkpoints import CheckpointError, load_state
 from utils.processes import gather
 from utils.recorder import Recorder, Silence
+from utils.resumption import Resumption, find_resumption
 from utils.run_directory import RunDirectoryError
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
 
 
-def train(args: AZRArgs) -> int:
+class RunEndedError(Exception):
+    """A run that cannot go on; the message is one sentence for the user."""
+
+
+def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     """One run, from arguments to a run directory, in each of its processes; the number of the signal
-    that ended it, or 0. Raises RunDirectoryError or PolicyError."""
+    that ended it, or 0. Raises RunDirectoryError, PolicyError, CheckpointError or RunEndedError.
+
+    resumption: what the run goes on with.
+    """
     cuda = torch.cuda.is_available() and args.model != TINY_MODEL
     accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
-    recorder = Recorder(args) if accelerator.is_main_process else Silence()
+    checkpoint = resumption and resumption.checkpoint
+    recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
     try:
-        policy = load_policy(args)
+        set_seed(args.seed)
+        torch.use_deterministic_algorithms(not cuda)
+        policy = load_policy(args, checkpoint)
+        state = load_state(checkpoint) if checkpoint else None
+        recorder.start(policy, str(accelerator.device), state)
+    except OSError as error:
+        recorder.discard()
+        raise RunDirectoryError(f"{error}: the run directory must be writable") from error
     except BaseException:  # an interrupt too: nothing has been run yet
         recorder.discard()
         raise
-    set_seed(args.seed)
-    torch.use_deterministic_algorithms(not cuda)
-    recorder.start(policy, str(accelerator.device))
 
     renderer = PromptRenderer.for_policy(policy, args)
-    if args.warm_starts:
+    if args.warm_starts and state is None:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)
         recorder.warm_started(loss, time.perf_counter() - started)
     trainer = AZRTrainer(policy, renderer, args, accelerator)
     evaluator = Evaluator(policy, renderer, args)
-    with recorder, StopSignal() as stop:
-        _loop(args, trainer, evaluator, recorder, stop)
-    weights = merged_weights(policy.model) if args.lora_rank else None
-    recorder.finish(policy, trainer.steps, weights)
+    first = 0
+    if state is not None:
+        restore(trainer, evaluator, state)
+        first, state = trainer.steps + 1, None  # which is twice the size of the weights
+    try:
+        with recorder, StopSignal() as stop:
+            stopped = _loop(first, trainer, evaluator, recorder, stop)
+        recorder.finish()
+    except (NonFiniteError, CheckpointError, OSError) as error:
+        raise RunEndedError(f"{error}; {recorder.last_checkpoint()}") from error
     accelerator.wait_for_everyone()  # a process that ends alone would end the others
     accelerator.end_training()
-    return stop.number
+    return stopped
 
 
-def _loop(args, trainer: AZRTrainer, evaluator: Evaluator, recorder: Silence, stop: StopSignal):
-    """`total_steps` steps, one row of metrics each; row 0 is the evaluation before training. Ends
-    early after a step in which any process was asked to stop."""
+def _loop(
+    first: int, trainer: AZRTrainer, evaluator: Evaluator, recorder: Silence, stop: StopSignal
+) -> int:
+    """Steps `first` to `total_steps`, one row of metrics each; row 0 is the evaluation before training.
+    Ends early after a step in which any process was asked to stop; the number of that signal, or 0."""
+    args = trainer.args
     problems = evaluation_problems(args)
-    for step in range(args.total_steps + 1):
+    save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank)
+    for step in range(first, args.total_steps + 1):
         metrics = trainer.step() if step else {"step": 0}
         if step % args.eval_every == 0:
             started = time.perf_counter()
@@ -82,9 +110,13 @@ def _loop(args, trainer: AZRTrainer, evaluator: Evaluator, recorder: Silence, st
             metrics["time/eval"] = time.perf_counter() - started
         trained = list(zip(trainer.scored, trainer.advantages, strict=True))
         recorder.record(metrics, trained, trainer.played)
-        stop.number = max(gather([stop.number]))
-        if stop.number:
-            break
+        asked = max(gather([stop.number]))  # of all processes, at the same step
+        due = step > 0 and step % args.checkpoint_every == 0
+        if due or asked or step == args.total_steps:
+            recorder.checkpoint(training_state(trainer, evaluator), save)
+        if asked:
+            return asked
+    return 0
 
 
 def gpu_memory() -> float | None:
@@ -105,8 +137,14 @@ def main(argv: Sequence[str]) -> int:
             text, fits = plan(args)
             print(text)
             return 0 if fits else 2
-        stopped = train(args)
-    except (ArgumentError, RunDirectoryError, PolicyError) as error:
+        resumption = find_resumption(args) if args.resume else None
+        if resumption and resumption.saved:
+            saved, folder = resumption.saved, str(resumption.run_dir)
+            args = resumed_args(argv, saved, folder, resumption.step)
+        stopped = train(args, resumption)
+    except (
+        ArgumentError, RunDirectoryError, PolicyError, CheckpointError, RunEndedError
+    ) as error:  # fmt: skip
         print(error, file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
@@ -119,6 +157,8 @@ def main(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except KeyboardInterrupt:  # before the first step, or after the last
+        return 128 + signal.SIGINT
     return 128 + stopped if stopped else 0
 
 

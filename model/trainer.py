@@ -36,6 +36,7 @@ from custom_types import (
 )
 from model.args import AZRArgs
 from model.inference import response_logprobs, rollout
+from model.optimizer import StepGuard, adamw
 from prime_inversion import all_problems, generate_of_each_task
 from utils.debug_grads import gradient_table
 from utils.metrics import (
@@ -70,13 +71,7 @@ class AZRTrainer:
         for task in TASKS:
             space = all_problems(task, args.min_prime, args.max_prime)
             self.problems.seed(space, args.seed_problems)
-        self.optimizer = torch.optim.AdamW(
-            self.trained,
-            lr=args.lr,
-            betas=(0.9, args.adam_beta2),
-            weight_decay=0.0,
-            fused=True,
-        )
+        self.optimizer, self.guard = adamw(self.trained, args), StepGuard()
         self.drawing = Random(f"{args.seed}/drawing")
         self.shuffling = Random(f"{args.seed}/minibatches")
         seed = Random(f"{args.seed}/sampling").getrandbits(63)
@@ -94,7 +89,7 @@ class AZRTrainer:
         self.advantages: list[float] = []
 
     def step(self) -> dict[str, float]:
-        """One self-play step; its metrics."""
+        """One self-play step; its metrics. Raises NonFiniteError."""
         self.steps += 1
         started = time.perf_counter()
         played = self.played = self.rollout_phase()
@@ -226,6 +221,7 @@ class AZRTrainer:
             "examples": len(replay),
             **SamplingMetrics.merged(gather([sampling])).metrics(),
             **merged_diagnostics(updates, fmean),
+            "skipped_updates": sum(update["skipped_updates"] for update in updates),
         }
 
     @torch.no_grad()
@@ -271,10 +267,10 @@ class AZRTrainer:
         self.updates += 1
         if self.updates <= args.debug_grads:
             print(gradient_table(self.policy.model, self.updates))
-        norm = self.accelerator.clip_grad_norm_(self.trained, args.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return {**merged_diagnostics(gather(diagnostics), sum), "grad_norm": float(norm)}
+        whole = merged_diagnostics(gather(diagnostics), sum)
+        norm = float(self.accelerator.clip_grad_norm_(self.trained, args.max_grad_norm))
+        taken = self.guard.step(self.optimizer, whole["loss"], norm)
+        return {**whole, "grad_norm": norm, "skipped_updates": float(not taken)}
 
     def _objective(self, logprobs: torch.Tensor, batch: MiniBatch, **mean_over):
         """What an update climbs, and its diagnostics."""

@@ -1,6 +1,10 @@
 """Runs and policies that several test files share."""
 
+import shutil
+from pathlib import Path
+
 import pytest
+from run_contents import SMALL, done_here
 from transformers.utils import logging as transformers_logging
 
 from model.args import AZRArgs
@@ -20,3 +24,26 @@ def warm_tiny():
     renderer = PromptRenderer.for_policy(policy, args)
     warm_start(policy, renderer, args)
     return policy, renderer, args
+
+
+def short_run(folder: Path, steps: int) -> Path:
+    done_here(*SMALL, "--total-steps", str(steps), "--run-dir", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a run of 40 short steps. Not to be written into."""
+    return short_run(tmp_path_factory.mktemp("runs") / "whole", 40)
+
+
+@pytest.fixture(scope="session")
+def half(tmp_path_factory) -> Path:
+    """Of the same run, ended at step 20. Not to be written into."""
+    return short_run(tmp_path_factory.mktemp("runs") / "half", 20)
+
+
+@pytest.fixture
+def copy(half, tmp_path) -> Path:
+    """A copy of the half run, to be written into."""
+    return Path(shutil.copytree(half, tmp_path / "run", symlinks=True))

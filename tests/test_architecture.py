@@ -17,12 +17,14 @@ UTILS = TYPES | {"model.args"}
 METHOD = {  # "all of the above" for the trainer: every room up to model/inference.py
     *TYPES, "prompts", "prime_inversion", "utils.string_formatting", "utils.validate_by_executing",
     "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "buffer.base_buff",
-    "model.adapters", "model.args", "model.policy", "model.warm_start", "model.prefill",
-    "model.inference",
+    "model.adapters", "model.args", "model.optimizer", "model.policy", "model.presets", "model.warm_start",
+    "model.prefill", "model.inference",
 }  # fmt: skip
 ANY_UTILS = {
-    "utils.console", "utils.curriculum", "utils.debug_grads", "utils.metrics", "utils.plots",
-    "utils.prefix_tree", "utils.processes", "utils.recorder", "utils.signals", "utils.run_directory", "utils.tables", "utils.trackers",
+    "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
+    "utils.metrics", "utils.plots", "utils.prefix_tree", "utils.processes", "utils.random_states",
+    "utils.recorder", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
+    "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
     "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
@@ -45,36 +47,51 @@ ROOMS = {
     "model.flags": set(),
     "model.adapters": set(),
     "model.args": {"constants"},
+    "model.presets": {"constants"},
     "model.policy": {"constants", "model.args", "prompts"},
     "model.warm_start": TYPES | {"prime_inversion", "utils.string_formatting", "model.args"},
     "model.prefill": set(),
     "model.inference": {"custom_types", "model.args"},
+    "model.optimizer": {"model.args"},
+    "model.checkpoint": METHOD
+    | ANY_UTILS
+    | {"model.trainer", "model.eval.evaluator"},  # holds both
     "model.plan": METHOD | ANY_UTILS,  # counts what all the others hold
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
+    "utils.checkpoints": set(),
     "utils.console": UTILS,
     "utils.curriculum": UTILS,
     "utils.debug_grads": UTILS,
+    "utils.logs": UTILS,
     "utils.metrics": UTILS,
     "utils.prefix_tree": set(),
     "utils.processes": set(),
+    "utils.random_states": set(),
     "utils.signals": set(),
     "utils.plots": UTILS,
     "utils.recorder": UTILS,
+    "utils.resumption": UTILS,
     "utils.run_directory": UTILS,
     "utils.tables": UTILS,
     "utils.trackers": UTILS,
     "utils.mocks.mock_transformer": UTILS,
 } | dict.fromkeys(
-    NOBODYS, METHOD | ANY_UTILS | {"model.trainer", "model.plan", "model.eval.evaluator"}
+    NOBODYS,
+    METHOD
+    | ANY_UTILS
+    | {"model.trainer", "model.plan", "model.checkpoint", "model.eval.evaluator"},
 )
 
 # What the code needs beyond that table, each with its reason.
 ADDITIONS = {
-    "buffer.base_buff": {"utils.prefix_tree"},  # what rows share is packed once, here and ...
+    "buffer.base_buff": {
+        "utils.prefix_tree",  # what rows share is packed once, here and ...
+        "utils.random_states",  # its generator is part of its state
+    },
     "model.prefill": {"utils.prefix_tree"},  # ... when prompts are read
     "model.inference": {"model.prefill", "utils.processes"},  # processes split the rows
-    "model.args": {"model.flags"},  # the general part of a dataclass as a command line
+    "model.args": {"model.flags", "model.presets"},  # the general part, and the defaults
     "model.policy": {"custom_types", "model.adapters"},  # returns a `Policy`, with adapters
     "model.warm_start": {
         "prompts"
@@ -89,11 +106,15 @@ ADDITIONS = {
         "prime_inversion",
     },  # draws what a run directory holds, and the chance level
     "utils.recorder": {
+        "utils.checkpoints",
         "utils.console",
         "utils.plots",
+        "utils.resumption",
         "utils.run_directory",
         "utils.trackers",
     },  # one object for all that a run writes
+    "utils.run_directory": {"utils.checkpoints", "utils.logs"},  # the parts of the folder
+    "utils.resumption": {"utils.checkpoints", "utils.run_directory"},  # where there is a run
     "utils.curriculum": {"prime_inversion"},  # has a row for each prime of the range
 }
 

@@ -26,7 +26,7 @@ OTHER_VALUES = {
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
     "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"),
     "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
-    "refill": ("uniform", "uniform"), "card": ("a10-24gb", "a10-24gb"),
+    "refill": ("uniform", "uniform"), "resume": ("runs/a", "runs/a"), "card": ("a10-24gb", "a10-24gb"),
     "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
 }  # fmt: skip
 
@@ -108,7 +108,7 @@ CHAT_VALUES = dict(
     batch_size=32, n_attempts=8, n_references=6, train_attempts=False, max_proposal_tokens=512, max_answer_tokens=512,
     min_prime=5, max_prime=617, lr=1e-6, total_steps=200, rollout_rows=384, adam_beta2=0.999,
     entropy_coef=0.001, minibatches=3, lr_warmup=0, refill="uniform", lr_half_life=0.0, eval_problems=128,
-    eval_uniform=False, share_triples=False, proposer_weight=1.0, crowding_cost=0.0,
+    eval_uniform=False, share_triples=False, proposer_weight=1.0, crowding_cost=0.0, keep_checkpoints=1,
 )  # fmt: skip
 
 

@@ -50,6 +50,13 @@ def command(*argv: str, cwd: Path, script: str = "model/train.py") -> subprocess
     )
 
 
+def done(*argv: str, cwd: Path) -> subprocess.CompletedProcess:
+    """The result of a command that succeeds."""
+    result = command(*argv, cwd=cwd)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
 def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 

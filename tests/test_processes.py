@@ -138,6 +138,15 @@ def test_a_stop_signal_ends_a_run_after_its_step(tmp_path, number):
     assert_whole(tmp_path)
 
 
+def test_the_second_signal_ends_a_run_at_once(tmp_path):
+    """Both arrive in the same step, while the process is halted; the second one is what ends it."""
+    process = start(tmp_path, sys.executable)
+    for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGTERM
+
+
 @pytest.mark.skipif(not Path("/proc").exists(), reason="finds torchrun's processes through /proc")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_stop_signal_to_one_process_reaches_both(tmp_path, rank):

@@ -10,11 +10,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from constants import SMOLLM2_INSTALL
 from custom_types import Problem, TaskType
-from model.args import AZRArgs, preset
+from model.args import AZRArgs
+from model.checkpoint import save_policy
 from model.inference import generate
 from model.policy import PolicyError, load_policy
+from model.presets import preset
 from prompts import DIALOGUE
-from utils.run_directory import RunDirectory
 from utils.string_formatting import PromptRenderer
 
 ARGS = AZRArgs(**{**preset("smollm2"), "model": "smollm2", "batch_size": 1, "n_attempts": 2})
@@ -66,9 +67,8 @@ def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path)
     metrics = trainer_of(policy, ARGS).step()
     assert 0 < metrics["grad_norm"] < 1e3
     assert metrics["sampling/logp_difference_max"] < 1e-3
-    run = RunDirectory(AZRArgs(run_dir=str(tmp_path / "run")))
-    checkpoint = run.save_checkpoint(policy, 1)
-    run.close()
+    checkpoint = tmp_path / "step_000001"
+    save_policy(policy, checkpoint, lora_rank=0)
     assert json.loads((checkpoint / "config.json").read_text())["prompt_set"] == "dialogue"
     assert preset(str(checkpoint)) == preset("smollm2")
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint)

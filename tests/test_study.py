@@ -4,6 +4,7 @@ Oracles: logs and intervals by hand, a rigged verifier, the correct trainer's gr
 """
 
 import json
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -81,7 +82,7 @@ def test_a_study_is_resumed_and_refuses_other_settings(tmp_path):
     assert first.returncode == 0, first.stderr
     assert (tmp_path / "study" / "study.png").is_file() and "| uniform | 1 |" in first.stdout
     written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.jsonl")}
-    (tmp_path / "study/uniform/seed0/checkpoints/latest").unlink()  # as if it had been killed
+    shutil.rmtree(tmp_path / "study/uniform/seed0/checkpoints")  # as if it had been killed
     again = command(*given, "--flags", flags, **study)
     assert again.returncode == 0, again.stderr
     changed = [path.parts[-3] for path, time in written.items() if path.stat().st_mtime_ns != time]

@@ -47,6 +47,13 @@ class Console:
             f"{args.max_proposal_tokens} tokens a proposal and {args.max_answer_tokens} an answer; primes {args.min_prime} to {args.max_prime}"
         )
 
+    def resumed(self, checkpoint: Path | None) -> None:
+        """The run goes on, or starts again where it had no checkpoint yet."""
+        if checkpoint is None:
+            self.rich.print("there is no checkpoint yet: starting from step 0")
+        else:
+            self.rich.print(f"going on from {checkpoint}")
+
     def warm_started(self, loss: float, seconds: float) -> None:
         """The warm start is over."""
         self.rich.print(f"format-only warm start: {seconds:.0f} s, loss {loss:.2f} nats a token")

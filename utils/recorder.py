@@ -1,12 +1,16 @@
 """Everything a run writes and says: run directory, terminal, tracker, plots. One process does."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from custom_types import Policy, Round, Scored
 from model.args import AZRArgs
+from utils.checkpoints import save_state, state_size
 from utils.console import Console
 from utils.plots import save_plots
-from utils.run_directory import RunDirectory
+from utils.resumption import Resumption
+from utils.run_directory import RunDirectory, read_metrics
 from utils.trackers import WandbTracker
 
 
@@ -16,8 +20,8 @@ class Silence:
     def discard(self) -> None:
         """The run could not start."""
 
-    def start(self, policy: Policy, device: str) -> None:
-        """The policy is there."""
+    def start(self, policy: Policy, device: str, state: Mapping | None) -> None:
+        """The policy is there. state: of the checkpoint that the run goes on from, if any."""
 
     def warm_started(self, loss: float, seconds: float) -> None:
         """The warm start is over."""
@@ -27,8 +31,16 @@ class Silence:
     ) -> None:
         """A step is over: its metrics, what was trained on with its advantages, its round if any."""
 
-    def finish(self, policy: Policy, step: int, weights: dict | None) -> None:
-        """The run is over. weights: what to save, where it is not the model's own state."""
+    def checkpoint(self, state: dict, save_policy: Callable[[Path], None]) -> None:
+        """All of a step is recorded; keep what another process needs to go on. save_policy: writes the
+        policy into a folder."""
+
+    def finish(self) -> None:
+        """The run is over."""
+
+    def last_checkpoint(self) -> str:
+        """Half a sentence on what can be gone on from."""
+        return "the first process says which checkpoint is the last good one"
 
     def __enter__(self) -> "Silence":
         return self
@@ -38,21 +50,42 @@ class Silence:
 
 
 class Recorder(Silence):
-    """Writes it all. Raises RunDirectoryError where the run directory is not new or empty."""
+    """Writes it all. Raises RunDirectoryError where the run directory is not new or empty, or holds no
+    run to go on with."""
 
-    def __init__(self, args: AZRArgs):
-        self.args = args
+    def __init__(self, args: AZRArgs, resumption: Resumption | None):
+        self.args, self.resumption = args, resumption
         self.run = RunDirectory(args)
         self.console = Console(args, self.run.path)
+        self.best: dict | None = None
+        self.accuracy: float | None = None  # of the last recorded step, if it was evaluated
 
     def discard(self) -> None:
         self.run.discard()
 
-    def start(self, policy: Policy, device: str) -> None:
-        self.tokenizer = policy.tokenizer
-        self.run.write_config(self.args, device)
+    def start(self, policy: Policy, device: str, state: Mapping | None) -> None:
+        """Raises CheckpointError where there is no room for one."""
+        own = {} if state is None else state["recorder"]
+        self.tokenizer, self.best = policy.tokenizer, own.get("best")
+        weights = policy.model.parameters()
+        self.weights = sum(4 * one.numel() for one in policy.model.parameters())
+        moments = sum(8 * one.numel() for one in weights if one.requires_grad)
+        step = None if state is None else state["step"]
+        if self.resumption is not None:
+            best = self.best and self.best["step"]
+            self.run.rewind(step, own.get("logs", {}), best)
+            for sentence in self.resumption.skipped:
+                print(sentence, file=sys.stderr)
+        if self.args.total_steps > (step or 0):
+            self.run.checkpoints.require_room(self.weights + moments)
+        self.run.write_config(self.args, device, step)
         self.console.start(policy, device)
-        self.tracker = WandbTracker(self.args, self.run.path)
+        if self.resumption is not None:
+            self.console.resumed(self.resumption.checkpoint)
+            rows = read_metrics(self.run.path)
+            self.console.first_accuracy = rows[0]["eval/accuracy"] if rows else float("nan")
+        begun = own.get("logs", {}).get("metrics", 0)
+        self.tracker = WandbTracker(self.args, self.run.path, begun, own.get("tracker"))
 
     def warm_started(self, loss: float, seconds: float) -> None:
         self.console.warm_started(loss, seconds)
@@ -60,19 +93,42 @@ class Recorder(Silence):
     def record(
         self, metrics: Mapping, trained: list[tuple[Scored, float]], played: Round | None
     ) -> None:
-        step = metrics["step"]
-        self.run.log_metrics(metrics)
-        self.run.log_rollouts(step, trained, self.tokenizer, self.args.logged_rollouts)
-        self.run.log_problems(step, played)
-        self.tracker.log(metrics)
+        step, logs = metrics["step"], self.run.logs
+        self.accuracy = metrics.get("eval/accuracy")
+        logs.log_metrics(metrics)
+        logs.log_rollouts(step, trained, self.tokenizer, self.args.logged_rollouts)
+        logs.log_problems(step, played)
         self.console.step(metrics)
 
-    def finish(self, policy: Policy, step: int, weights: dict | None) -> None:
-        self.tracker.close()
-        checkpoint = self.run.save_checkpoint(policy, step, weights)
+    def checkpoint(self, state: dict, save_policy: Callable[[Path], None]) -> None:
+        """Raises CheckpointError."""
+        step, accuracy = state["step"], self.accuracy
+        # What is best must not depend on where a run was interrupted.
+        if accuracy is not None and step % self.args.checkpoint_every == 0:
+            if self.best is None or accuracy > self.best["accuracy"]:
+                self.best = {"step": step, "accuracy": accuracy}
+        logs = self.run.logs.positions()
+        own = {"best": self.best, "tracker": self.tracker.id, "logs": logs}
+        state = {**state, "args": {**self.args.as_dict(), "resume": None}, "recorder": own}
+
+        def fill(folder: Path) -> None:
+            save_policy(folder)
+            save_state(folder, state)
+
+        size = self.weights + state_size(state)
+        self.run.checkpoints.save(step, fill, size, self.best and self.best["step"])
+
+    def finish(self) -> None:
         self.run.close()
+        self.tracker.close()
         save_plots([self.run.path], self.run.path / "plots")
-        self.console.end(checkpoint)
+        self.console.end(self.run.checkpoints.path(self.run.checkpoints.steps()[-1]))
+
+    def last_checkpoint(self) -> str:
+        steps = self.run.checkpoints.steps()
+        if not steps:
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.run.checkpoints.path(steps[-1])}"
 
     def __enter__(self) -> "Recorder":
         self.console.__enter__()

@@ -1,76 +1,119 @@
-"""The folder of a run: configuration, metrics, transcripts, plots, checkpoints.
+"""The folder of a run: configuration, logs, plots, checkpoints.
 
-Never writes into a folder that holds anything; what it appends is flushed line by line, so that a
-run that dies leaves every step it finished.
+Never writes into a folder that holds anything, but to go on with the run in it.
 """
 
 import json
-import math
 import os
 import platform
 import shutil
 import subprocess
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from constants import ROOT, RUNS_DIR
-from custom_types import CELLS, TASKS, Policy, Round, Scored
 from model.args import AZRArgs
+from utils.checkpoints import Checkpoints, sync
+from utils.logs import LOGS, Logs
+
+SUPERSEDED = "superseded-"
+OWN = {"config.json", ".config.partial", "plots", "checkpoints", "wandb", "wandb.log"} | {
+    f"{name}.jsonl" for name in LOGS
+}
 
 
 class RunDirectoryError(Exception):
     """A run directory that cannot be used; the message is one sentence for the user."""
 
 
+def run_path(args: AZRArgs) -> Path:
+    """The folder that a run's arguments name; a new one where they name none."""
+    if args.run_dir is not None:
+        return Path(args.run_dir)
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
+    return RUNS_DIR / (args.run_name or f"{stamp}-seed{args.seed}")
+
+
 class RunDirectory:
-    """`path` and what is written below it. Raises RunDirectoryError where it is not new or empty."""
+    """`path` and what is written below it. Raises RunDirectoryError where it is not new or empty, or,
+    to go on with a run, holds anything else."""
 
     def __init__(self, args: AZRArgs):
-        if args.run_dir is not None:
-            self.path, flag = Path(args.run_dir), f"--run-dir {args.run_dir}"
-        else:
-            stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]
-            name = args.run_name or f"{stamp}-seed{args.seed}"
-            self.path, flag = RUNS_DIR / name, f"--run-name {name}"
-        self._is_new = not self.path.exists()
+        self.path = path = run_path(args)
+        flag = f"--run-name {path.name}" if args.run_dir is None else f"--run-dir {args.run_dir}"
+        self._is_new = not path.exists()
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
+            path.mkdir(parents=True, exist_ok=True)
+            found = {child.name for child in path.iterdir()}
+            if found and args.resume is None:
                 raise RunDirectoryError(
-                    f"{flag}: the folder must be empty or not exist, and holds files"
+                    f"{flag}: the folder must be empty or not exist, and holds files; --resume goes "
+                    f"on with a run"
                 )
-            (self.path / "plots").mkdir()
-            (self.path / "checkpoints").mkdir()
+            foreign = sorted(found - OWN - {path.name for path in self._superseded()})
+            if foreign:
+                raise RunDirectoryError(f"{flag}: must be a run directory; it holds {foreign[0]}")
+            self._was_empty = not found
+            for name in ("plots", "checkpoints"):
+                (path / name).mkdir(exist_ok=True)
+            self.logs = Logs(path)
         except OSError as error:
             raise RunDirectoryError(
                 f"{flag}: must be a folder that can be written ({error.strerror})"
             ) from error
-        self._metrics = open(self.path / "metrics.jsonl", "w", encoding="utf-8")
-        self._rollouts = open(self.path / "rollouts.jsonl", "w", encoding="utf-8")
-        self._problems = open(self.path / "problems.jsonl", "w", encoding="utf-8")
+        if not self.logs.lock():
+            raise RunDirectoryError(f"{flag}: another process is writing this run")
+        self.checkpoints = Checkpoints(path / "checkpoints", args.keep_checkpoints)
+        self.checkpoint_every = args.checkpoint_every
 
     def close(self) -> None:
         """Close the logs."""
-        self._metrics.close()
-        self._rollouts.close()
-        self._problems.close()
+        self.logs.close()
 
     def discard(self) -> None:
-        """Leave no trace of a run that could not start."""
+        """Leave no trace of a run that could not start; what was there before stays."""
         self.close()
-        for child in self.path.iterdir():
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        if self._was_empty:
+            for child in self.path.iterdir():
+                shutil.rmtree(child) if child.is_dir() else child.unlink()
         if self._is_new:
             self.path.rmdir()
 
-    def write_config(self, args: AZRArgs, device: str) -> None:
-        """config.json: resolved arguments, library versions, git commit, device."""
+    def rewind(self, step: int | None, positions: Mapping[str, int], best: int | None) -> None:
+        """Back to the checkpoint of `step`, when the logs had `positions` bytes, or, without one, to the
+        start. More than an interruption explains is kept in a folder of its own: later checkpoints,
+        and the whole logs. Raises RunDirectoryError for a log that has become shorter."""
+        logs = {name: self.path / f"{name}.jsonl" for name in LOGS}
+        for name, log in logs.items():
+            if log.stat().st_size < positions.get(name, 0):
+                raise RunDirectoryError(
+                    f"{log}: has {log.stat().st_size} bytes, fewer than the {positions[name]} it had at "
+                    f"step {step}"
+                )
+        later = [one for one in self.checkpoints.steps() if step is not None and one > step]
+        undone = last_step(logs["metrics"]) - (step or 0)
+        if later or undone > self.checkpoint_every:
+            numbers = [int(path.name.removeprefix(SUPERSEDED)) for path in self._superseded()]
+            aside = self.path / f"{SUPERSEDED}{max(numbers, default=0) + 1}"
+            aside.mkdir()
+            for log in logs.values():
+                shutil.copy(log, aside)
+            self.checkpoints.move(later, aside)
+        if step is not None:
+            self.checkpoints.settle(step, best)
+        self.logs.cut(positions)
+
+    def _superseded(self) -> list[Path]:
+        found = self.path.glob(f"{SUPERSEDED}*")
+        return [path for path in found if path.name.removeprefix(SUPERSEDED).isdecimal()]
+
+    def write_config(self, args: AZRArgs, device: str, resumed_at: int | None = None) -> None:
+        """config.json: resolved arguments, library versions, git commit, device; and of each time that
+        the run was resumed, the same but the arguments, with the step."""
         libraries = ("torch", "transformers", "accelerate")
-        config = {
-            "args": args.as_dict(),
+        here = {
             "versions": {
                 "python": platform.python_version(),
                 **{name: version(name) for name in libraries},
@@ -78,61 +121,17 @@ class RunDirectory:
             "git_commit": _git_commit(),
             "device": device,
         }
+        config = {"args": {**args.as_dict(), "resume": None}}
+        if resumed_at is None:
+            config |= here
+        else:
+            config = {**here, **(read_config_if_any(self.path)), **config}
+            config.setdefault("resumed", []).append({"step": resumed_at, **here})
         text = json.dumps(config, indent=2, ensure_ascii=False)
-        (self.path / "config.json").write_text(text + "\n", encoding="utf-8")
-
-    def log_metrics(self, metrics: Mapping[str, float]) -> None:
-        """One line of metrics.jsonl, `step` first; NaN and infinities are null."""
-        row = {"step": metrics["step"], **{key: metrics[key] for key in sorted(metrics)}}
-        row = {key: _finite_or_none(value) for key, value in row.items()}
-        _append(self._metrics, row)
-
-    def log_rollouts(
-        self, step: int, trained: Sequence[tuple[Scored, float]], tokenizer, n: int
-    ) -> None:
-        """At most `n` transcripts of a step, of rollouts and their advantages: the first of each cell,
-        then the second, and so on."""
-        by_cell = [
-            [row for row in trained if row[0].rollout.cell == cell] for cell in range(len(CELLS))
-        ]
-        depth = max(map(len, by_cell), default=0)
-        ordered = [own[level] for level in range(depth) for own in by_cell if level < len(own)]
-        for item, advantage in ordered[:n]:
-            row = {
-                "step": step,
-                "role": item.rollout.role,
-                "task": item.rollout.task,
-                "prompt": tokenizer.decode(item.rollout.prompt_ids),
-                "response": item.rollout.text,
-                "verdict": item.verdict,
-                "reward": item.reward,
-                "advantage": advantage,
-            }
-            _append(self._rollouts, row)
-
-    def log_problems(self, step: int, played: Round | None) -> None:
-        """One line of problems.jsonl: by task, `[x, y, p, times proposed, solve rate]` of each
-        problem that was attempted n times in a step."""
-        if played is None:
-            return
-        proposed = Counter(problem for _, problem in played.proposals)
-        row = {"step": step} | {str(task): [] for task in TASKS}
-        for p, rate in played.solve_rates.items():
-            row[str(p.task)].append([p.x, p.y, p.p, proposed[p], rate])
-        _append(self._problems, row)
-
-    def save_checkpoint(self, policy: Policy, step: int, weights: dict | None = None) -> Path:
-        """checkpoints/step_NNNNNN, a Hugging Face folder; complete before it has its name. weights: a
-        state dict to save in place of the model's own."""
-        folder = self.path / "checkpoints" / f"step_{step:06d}"
-        hidden = folder.with_name(f".{folder.name}.partial")
-        policy.model.save_pretrained(hidden, state_dict=weights)
-        policy.tokenizer.save_pretrained(hidden)
-        hidden.rename(folder)
-        pointer = folder.with_name(".latest.partial")
-        pointer.write_text(folder.name + "\n", encoding="utf-8")
-        os.replace(pointer, folder.with_name("latest"))
-        return folder
+        hidden = self.path / ".config.partial"
+        hidden.write_text(text + "\n", encoding="utf-8")
+        sync(hidden)
+        os.replace(hidden, self.path / "config.json")
 
 
 def latest_checkpoint(run_dir: str | Path) -> Path:
@@ -145,12 +144,12 @@ def latest_checkpoint(run_dir: str | Path) -> Path:
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
     """The rows of metrics.jsonl. Raises RunDirectoryError if there is no such file."""
-    return [json.loads(line) for line in _read(run_dir, "metrics.jsonl").splitlines()]
+    return _rows(run_dir, "metrics.jsonl")
 
 
 def read_problems(run_dir: str | Path) -> list[dict]:
     """The rows of problems.jsonl. Raises RunDirectoryError if there is no such file."""
-    return [json.loads(line) for line in _read(run_dir, "problems.jsonl").splitlines()]
+    return _rows(run_dir, "problems.jsonl")
 
 
 def read_config(run_dir: str | Path) -> dict:
@@ -158,20 +157,31 @@ def read_config(run_dir: str | Path) -> dict:
     return json.loads(_read(run_dir, "config.json"))
 
 
+def read_config_if_any(run_dir: str | Path) -> dict:
+    """config.json; nothing where there is none that can be read."""
+    try:
+        return read_config(run_dir)
+    except (RunDirectoryError, ValueError):
+        return {}
+
+
+def last_step(metrics: Path) -> int:
+    """Of the last whole row of a metrics.jsonl; 0 where there is none."""
+    whole = metrics.read_bytes().rpartition(b"\n")[0]
+    return json.loads(whole.splitlines()[-1])["step"] if whole else 0
+
+
+def _rows(run_dir: str | Path, name: str) -> list[dict]:
+    """Of a log; a last line without its end is no row yet."""
+    whole = _read(run_dir, name).rpartition("\n")[0]
+    return [json.loads(line) for line in whole.split("\n")] if whole else []
+
+
 def _read(run_dir: str | Path, name: str) -> str:
     try:
         return (Path(run_dir) / name).read_text(encoding="utf-8")
     except OSError as error:
         raise RunDirectoryError(f"{run_dir}: must be a run directory; it has no {name}") from error
-
-
-def _append(file, row: dict) -> None:
-    file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
-    file.flush()
-
-
-def _finite_or_none(value):
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _git_commit() -> str | None:

@@ -1,51 +1,134 @@
-"""Weights & Biases beside `metrics.jsonl`, when asked for. A tracker never stops or delays a run."""
+"""Weights & Biases beside `metrics.jsonl`, when asked for.
 
+A process of its own follows `metrics.jsonl` and hands each row to wandb, so that a tracker can neither
+stop nor delay a run, whatever it waits for, raises or crashes on. This file is that process too.
+"""
+
+import json
 import os
-import warnings
-from collections.abc import Mapping
+import secrets
+import select
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
+
+from custom_types import TASKS, Role
 from model.args import AZRArgs
+
+PROJECT = "absolute-zero-prime-inversion"
+PATIENCE = 20  # seconds that the end of a run waits for wandb
+POLL = 0.5  # seconds between two looks at the log
+SAID = "wandb.log"  # what that process and wandb print
+FIRST = {"eval/accuracy": "0_overview/accuracy"} | {
+    f"reward/{Role.PROPOSER}_{task}": f"0_overview/proposer_{task}" for task in TASKS
+}
+
+
+def panels(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    """A row of metrics under the names wandb shows it by, which makes a section of what is before a
+    slash: four of them a second time, in front, and those without a section in one of their own."""
+    known = {key: value for key, value in metrics.items() if value is not None}
+    named = {key if "/" in key else f"train/{key}": value for key, value in known.items()}
+    return named | {name: known[key] for key, name in FIRST.items() if key in known}
 
 
 class WandbTracker:
-    """Logs to wandb, offline unless a key is set; the first failure is one warning and ends it."""
+    """Has what comes after `position` in a run's `metrics.jsonl` logged to wandb, offline without a key.
 
-    def __init__(self, args: AZRArgs, run_dir: Path):
-        self._run = None
-        if args.wandb:
-            self._try(self._start, args, run_dir)
+    id: of the wandb run to go on with; a new one by default. `id` is None without `--wandb`. wandb's
+    own environment variables have the last word.
+    """
 
-    def _start(self, args: AZRArgs, run_dir: Path) -> None:
-        import wandb
-
-        mode = os.environ.get("WANDB_MODE") or (
-            "online" if os.environ.get("WANDB_API_KEY") else "offline"
-        )
-        self._run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "absolute-zero-prime-inversion"),
-            name=run_dir.name,
-            dir=run_dir,
-            mode=mode,
-            config=args.as_dict(),
-        )
-
-    def log(self, metrics: Mapping[str, float]) -> None:
-        """One step's metrics."""
-        if self._run is not None:
-            self._try(self._run.log, dict(metrics), step=metrics["step"])
+    def __init__(self, args: AZRArgs, run_dir: Path, position: int, id: str | None = None):
+        self.id = None
+        if not args.wandb:
+            return
+        self.id = os.environ.get("WANDB_RUN_ID") or id or secrets.token_hex(4)
+        order = {"run_dir": str(run_dir), "position": position, "id": self.id}
+        argv = [sys.executable, __file__, json.dumps(order | {"config": args.as_dict()})]
+        self._said = run_dir / SAID
+        try:
+            with open(self._said, "w") as said:  # not to what may wait for this output to end
+                # A session of its own: Ctrl-C is for the run, which then tells it to end.
+                self._process = subprocess.Popen(
+                    argv, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
+                )
+        except OSError as error:
+            say(f"cannot be started ({error})")
+            self.id = None
 
     def close(self) -> None:
-        """Finish the wandb run."""
-        if self._run is not None:
-            self._try(self._run.finish)
-
-    def _try(self, function, *args, **kwargs) -> None:
+        """The log is complete; let wandb finish, by itself if it takes long. Says what it said."""
+        if self.id is None:
+            return
+        self._process.stdin.close()
         try:
-            function(*args, **kwargs)
-        except Exception as error:  # whatever a tracker raises, training goes on
-            self._run = None
-            warnings.warn(
-                f"wandb stopped ({type(error).__name__}: {error}); metrics.jsonl goes on",
-                stacklevel=2,
-            )
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            say(f"is still busy after {PATIENCE} s and goes on in process {self._process.pid}")
+        if self._said.exists():
+            lines = self._said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            print(*lines[-1:], file=sys.stderr, end="\n" if lines else "", flush=True)
+
+
+def say(what: str) -> None:
+    """One line about wandb, which stops nothing."""
+    print(f"wandb {what}; metrics.jsonl is complete", file=sys.stderr, flush=True)
+
+
+# ---------------------------------------------------------------- the process
+
+
+def follow(log: Path, position: int) -> Iterator[dict]:
+    """The rows of a growing log, until it is complete: when this process's input ends."""
+    ended = False
+    with open(log, "rb") as file:
+        file.seek(position)
+        rest = b""
+        while True:
+            *lines, rest = (rest + file.read()).split(b"\n")
+            yield from map(json.loads, lines)
+            if ended:
+                return
+            ended = bool(select.select([sys.stdin], [], [], POLL)[0])
+
+
+def start(run_dir: Path, id: str, config: dict):
+    """A wandb run, online if there is a key and somebody to show it to."""
+    import wandb
+
+    wanted = dict(project=PROJECT, name=run_dir.name, dir=str(run_dir))
+    own = {key: v for key, v in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
+    known = wandb.login(prompt=False, verify=False)
+    mode = os.environ.get("WANDB_MODE") or ("online" if known else "offline")
+    settings = wandb.Settings(silent=True, console="off")
+    common = dict(id=id, resume="allow", config=config, settings=settings, **own)
+    try:
+        return wandb.init(mode=mode, **common)
+    except Exception as error:
+        if mode != "online":
+            raise
+        say(f"goes on offline ({type(error).__name__}: {error})")
+        return wandb.init(mode="offline", **common)
+
+
+def main(order: str) -> None:
+    """Log to wandb what `order` says."""
+    try:
+        values = json.loads(order)
+        run_dir = Path(values["run_dir"])
+        run = start(run_dir, values["id"], values["config"])
+        for row in follow(run_dir / "metrics.jsonl", values["position"]):
+            run.log(panels(row), step=row["step"])
+        run.finish()
+    except Exception as error:
+        say(f"stopped ({type(error).__name__}: {error})")
+        os._exit(1)  # what wandb would still wait for is lost
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

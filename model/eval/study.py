@@ -13,7 +13,6 @@ t), and `study.png`, accuracy against the solver completions spent.
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -108,9 +107,7 @@ def run(run_dir: Path, argv: Sequence[str]) -> str | None:
     """Train in a process of its own unless that is done; an error message or None."""
     if is_finished(run_dir, parse_args(argv)):
         return None
-    if run_dir.exists():
-        shutil.rmtree(run_dir)  # the same run, unfinished
-    command = [sys.executable, str(ROOT / "model" / "train.py"), *argv, "--quiet"]
+    command = [sys.executable, str(ROOT / "model" / "train.py"), *argv, "--quiet", "--resume"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(
         [*command, "--run-dir", str(run_dir)], env=environment, capture_output=True, text=True

@@ -1,0 +1,76 @@
+"""What a run is made of between two steps, as one nested dict: with it, and the weights, another process
+goes on as this one would have, to the last bit.
+"""
+
+from pathlib import Path
+
+import torch
+
+from custom_types import Policy
+from model.adapters import merged_weights
+from model.eval.evaluator import Evaluator
+from model.trainer import AZRTrainer
+from utils.random_states import (
+    global_states,
+    random_state,
+    set_global_states,
+    set_random_state,
+)
+
+
+def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
+    """Counters, buffer, optimizer and every generator, in JSON's types and tensors; of adapters the
+    weights too, which a checkpoint's model has merged."""
+    return {
+        "step": trainer.steps,
+        "updates": trainer.updates,
+        "num_tokens": trainer.num_tokens,
+        "skipped_in_a_row": trainer.guard.skipped_in_a_row,
+        "problems": trainer.problems.state_dict(),
+        "adapters": _adapters(trainer),
+        "optimizer": trainer.optimizer.state_dict()["state"],
+        "generators": {
+            "drawing": random_state(trainer.drawing),
+            "shuffling": random_state(trainer.shuffling),
+            "sampling": trainer.sampling.get_state(),
+            "evaluation references": random_state(evaluator.references),
+            "evaluation drawing": random_state(evaluator.drawing),
+            "evaluation sampling": evaluator.sampling.get_state(),
+        },
+        "global generators": global_states(),
+    }
+
+
+def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
+    """Make both what they were when `state` was taken; the policy has its weights already, but those
+    of adapters."""
+    trainer.steps, trainer.updates = state["step"], state["updates"]
+    trainer.num_tokens = state["num_tokens"]
+    trainer.guard.skipped_in_a_row = state["skipped_in_a_row"]
+    trainer.problems.load_state_dict(state["problems"])
+    for name, weight in _adapters(trainer).items():
+        weight.data.copy_(state["adapters"][name])
+    moments = {int(index): own for index, own in state["optimizer"].items()}
+    groups = trainer.optimizer.state_dict()["param_groups"]
+    trainer.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    generators = state["generators"]
+    set_random_state(trainer.drawing, generators["drawing"])
+    set_random_state(trainer.shuffling, generators["shuffling"])
+    trainer.sampling.set_state(generators["sampling"])
+    set_random_state(evaluator.references, generators["evaluation references"])
+    set_random_state(evaluator.drawing, generators["evaluation drawing"])
+    evaluator.sampling.set_state(generators["evaluation sampling"])
+    set_global_states(state["global generators"])
+
+
+def _adapters(trainer: AZRTrainer) -> dict[str, torch.nn.Parameter]:
+    """The trained weights by name, where they are not the model's own."""
+    named = trainer.policy.model.named_parameters() if trainer.args.lora_rank else ()
+    return {name: weight for name, weight in named if weight.requires_grad}
+
+
+def save_policy(policy: Policy, folder: Path, lora_rank: int) -> None:
+    """Weights, adapters merged in, and tokenizer: a folder that transformers' Auto classes load."""
+    weights = merged_weights(policy.model) if lora_rank else None
+    policy.model.save_pretrained(folder, state_dict=weights)
+    policy.tokenizer.save_pretrained(folder)

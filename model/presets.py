@@ -1,0 +1,78 @@
+"""Where a policy's arguments differ from the defaults of `AZRArgs`, which are those of `tiny`."""
+
+import json
+from pathlib import Path
+
+from constants import FULL_FINE_TUNING_MEMORY, MAXIMUM_PRIME, SMOLLM2_MODEL, TINY_MODEL
+
+# The paper's values, for one 80 GB GPU.
+CHAT_PRESET = dict(
+    batch_size=32,
+    n_attempts=8,
+    n_references=6,
+    train_attempts=False,
+    refill="uniform",
+    max_prime=MAXIMUM_PRIME,
+    max_proposal_tokens=512,
+    max_answer_tokens=512,
+    rollout_rows=384,
+    lr=1e-6,
+    lr_warmup=0,
+    lr_half_life=0.0,
+    adam_beta2=0.999,
+    minibatches=3,
+    entropy_coef=0.001,
+    warm_start_steps=0,
+    eval_problems=128,
+    eval_uniform=False,
+    proposer_weight=1.0,
+    crowding_cost=0.0,
+    share_triples=False,
+    keep_checkpoints=1,
+)
+
+
+# On a GPU with less than 70 GiB: weights of 16 bits that stay as they are, with adapters.
+LORA_PRESET = dict(lora_rank=32, lr=1e-5, rollout_rows=128, microbatch_tokens=8192)
+
+# SmolLM2-135M-Instruct on a laptop's CPU: short answers, many attempts.
+SMOLLM2_PRESET = dict(
+    total_steps=60,
+    batch_size=8,
+    n_attempts=12,
+    max_prime=13,
+    max_proposal_tokens=24,
+    max_answer_tokens=10,
+    rollout_rows=384,
+    lr=5e-5,
+    lr_warmup=5,
+    lr_half_life=0.0,
+    minibatches=1,
+    microbatch_tokens=1024,
+    warm_start_steps=0,
+    eval_problems=128,
+    eval_uniform=False,
+    keep_checkpoints=1,
+)
+
+# The preset of each prompt language, by which a local folder says what it holds.
+PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
+
+
+def preset(model: str, gpu_memory: float | None = None) -> dict:
+    """The fields in which a policy differs from the defaults, which are those of `tiny`: by its name,
+    or by what a local folder says of the language it speaks; a chat model's for any other, with
+    adapters where the GPU has too little memory, in GiB."""
+    named = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
+    chosen = PRESETS.get(named.get(model) or _language(model), CHAT_PRESET)
+    small = gpu_memory is not None and gpu_memory < FULL_FINE_TUNING_MEMORY
+    return chosen | LORA_PRESET if small and chosen is CHAT_PRESET else chosen
+
+
+def _language(model: str) -> str | None:
+    """The prompt set that a local folder's config names, if it is one of ours."""
+    try:
+        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("prompt_set") if isinstance(config, dict) else None

@@ -1,0 +1,124 @@
+"""The logs of a run: metrics, transcripts, problems. One JSON object a line, flushed line by line, so
+that a run that dies leaves every step it finished.
+"""
+
+import fcntl
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from custom_types import CELLS, TASKS, Round, Scored
+
+LOGS = ("metrics", "rollouts", "problems")
+
+
+class Log:
+    """A file of one JSON object a line."""
+
+    def __init__(self, path: Path):
+        self.path, self._file = path, open(path, "ab")
+
+    def append(self, row: Mapping) -> None:
+        """Raises OSError."""
+        text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            self._file.write(
+                text.encode("utf-8", "backslashreplace")
+            )  # a lone surrogate is no UTF-8
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+    def position(self) -> int:
+        """Bytes so far, which the disk keeps from here on."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def cut(self, position: int) -> None:
+        """Forget what was appended after `position`."""
+        self._file.truncate(position)
+
+    def lock(self) -> bool:
+        """Whether no other process has it; one that dies has it no more."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
+        return True
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Logs:
+    """`metrics.jsonl`, `rollouts.jsonl` and `problems.jsonl` in a folder. Raises OSError."""
+
+    def __init__(self, folder: Path):
+        self._all = {name: Log(folder / f"{name}.jsonl") for name in LOGS}
+        self.metrics, self.rollouts, self.problems = self._all.values()
+
+    def lock(self) -> bool:
+        """Whether no other process writes these."""
+        return self.metrics.lock()
+
+    def positions(self) -> dict[str, int]:
+        """Bytes in each, which the disk keeps from here on."""
+        return {name: log.position() for name, log in self._all.items()}
+
+    def cut(self, positions: Mapping[str, int]) -> None:
+        """Back to what `positions` returned; to nothing where it names none."""
+        for name, log in self._all.items():
+            log.cut(positions.get(name, 0))
+
+    def close(self) -> None:
+        for log in self._all.values():
+            log.close()
+
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """One line of metrics.jsonl, `step` first; NaN and infinities are null."""
+        row = {"step": metrics["step"], **{key: metrics[key] for key in sorted(metrics)}}
+        row = {key: _finite_or_none(value) for key, value in row.items()}
+        self.metrics.append(row)
+
+    def log_rollouts(
+        self, step: int, trained: Sequence[tuple[Scored, float]], tokenizer, n: int
+    ) -> None:
+        """At most `n` transcripts of a step, of rollouts and their advantages: the first of each cell,
+        then the second, and so on."""
+        by_cell = [
+            [row for row in trained if row[0].rollout.cell == cell] for cell in range(len(CELLS))
+        ]
+        depth = max(map(len, by_cell), default=0)
+        ordered = [own[level] for level in range(depth) for own in by_cell if level < len(own)]
+        for item, advantage in ordered[:n]:
+            row = {
+                "step": step,
+                "role": item.rollout.role,
+                "task": item.rollout.task,
+                "prompt": tokenizer.decode(item.rollout.prompt_ids),
+                "response": item.rollout.text,
+                "verdict": item.verdict,
+                "reward": item.reward,
+                "advantage": advantage,
+            }
+            self.rollouts.append(row)
+
+    def log_problems(self, step: int, played: Round | None) -> None:
+        """One line of problems.jsonl: by task, `[x, y, p, times proposed, solve rate]` of each
+        problem that was attempted n times in a step."""
+        if played is None:
+            return
+        proposed = Counter(problem for _, problem in played.proposals)
+        row = {"step": step} | {str(task): [] for task in TASKS}
+        for p, rate in played.solve_rates.items():
+            row[str(p.task)].append([p.x, p.y, p.p, proposed[p], rate])
+        self.problems.append(row)
+
+
+def _finite_or_none(value):
+    return None if isinstance(value, float) and not math.isfinite(value) else value
