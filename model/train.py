@@ -153,7 +153,8 @@ def main(argv: Sequence[str]) -> int:
         print(
             f"out of memory: lower --rollout-rows {args.rollout_rows} (sampling) and "
             f"--microbatch-tokens {args.microbatch_tokens} (update), or train adapters with "
-            f"--lora-rank; --plan shows what a GPU is needed for",
+            f"--lora-rank; --plan shows what a GPU is needed for, and with either of the first two "
+            f"--resume goes on from the last checkpoint",
             file=sys.stderr,
         )
         return 2

@@ -77,6 +77,12 @@ def _figure(title: str, ylabel: str):
     return figure, axes
 
 
+def _legend(axes, where: str) -> None:
+    """Where there is something to name."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=where, framealpha=0.8)
+
+
 def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     """Draw every panel into `folder`; the files written. Raises RunDirectoryError."""
     runs = [read_metrics(run_dir) for run_dir in run_dirs]
@@ -99,7 +105,7 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
         uniform = f"eval/uniform_reward_{task}"
         draw(axes, runs, uniform, COLOURS[1], "uniform drawing would earn", linestyle="--")
         axes.set_ylim(-1.05, 1.05)
-        axes.legend(loc="lower right", framealpha=0.8)
+        _legend(axes, "lower right")
         save(figure, f"proposer_{task}.png")
 
         figure, axes = _figure(f"Solver, {task}", "reward, share")
@@ -108,7 +114,7 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
         rate = f"solve_rate/{task}"
         draw(axes, runs, rate, COLOURS[2], "solve rate of this step's proposals")
         axes.set_ylim(-1.05, 1.12)
-        axes.legend(loc="lower right", framealpha=0.8)
+        _legend(axes, "lower right")
         save(figure, f"solver_{task}.png")
 
     figure, axes = _figure("Solver accuracy, greedy", "accuracy")
@@ -120,7 +126,7 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
         draw(axes, runs, f"eval/accuracy_{task}", colour, str(task), linestyle=style)
     draw(axes, runs, "eval/accuracy", "#444444", "mean of the tasks")
     axes.set_ylim(-0.02, 1.08)
-    axes.legend(framealpha=0.8)
+    _legend(axes, "best")
     save(figure, "accuracy.png")
 
     steps = read_problems(run_dirs[0])
