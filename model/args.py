@@ -18,7 +18,7 @@ from constants import (
     PRIMES,
     TINY_MODEL,
 )
-from model.flags import ArgumentError, check, flag, parse_values
+from model.flags import ArgumentError, check, flag, flag_name, parse_values
 from model.presets import preset
 
 NEWEST = "newest"  # --resume without a path
@@ -176,8 +176,10 @@ class AZRArgs:
         """JSON's types, by field name."""
         return asdict(self)
 
+    def of_the_run(self) -> dict:
+        """`as_dict`, without how this process came to go on with the run."""
+        return {**asdict(self), "resume": None}
 
-CHANGEABLE = {item.name for item in fields(AZRArgs) if item.metadata["changeable"]}  # on --resume
 
 CHANGEABLE = {item.name for item in fields(AZRArgs) if item.metadata["changeable"]}  # on --resume
 
@@ -219,7 +221,7 @@ def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) 
         name, was = item.name, saved[item.name]
         if given.get(name, was) != was and name not in CHANGEABLE:
             raise ArgumentError(
-                f"--{name.replace('_', '-')} {given[name]}: must be {was}, as in the run that goes on"
+                f"{flag_name(name)} {given[name]}: must be {was}, as in the run that goes on"
             )
     place = dict(run_dir=run_dir, run_name=None, resume=given["resume"])
     args = AZRArgs(**{**saved, **given, **place})

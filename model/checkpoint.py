@@ -3,6 +3,7 @@ goes on as this one would have, to the last bit.
 """
 
 from pathlib import Path
+from random import Random
 
 import torch
 
@@ -30,12 +31,7 @@ def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
         "adapters": _adapters(trainer),
         "optimizer": trainer.optimizer.state_dict()["state"],
         "generators": {
-            "drawing": random_state(trainer.drawing),
-            "shuffling": random_state(trainer.shuffling),
-            "sampling": trainer.sampling.get_state(),
-            "evaluation references": random_state(evaluator.references),
-            "evaluation drawing": random_state(evaluator.drawing),
-            "evaluation sampling": evaluator.sampling.get_state(),
+            name: random_state(rng) for name, rng in _generators(trainer, evaluator).items()
         },
         "global generators": global_states(),
     }
@@ -53,14 +49,21 @@ def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
     moments = {int(index): own for index, own in state["optimizer"].items()}
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    generators = state["generators"]
-    set_random_state(trainer.drawing, generators["drawing"])
-    set_random_state(trainer.shuffling, generators["shuffling"])
-    trainer.sampling.set_state(generators["sampling"])
-    set_random_state(evaluator.references, generators["evaluation references"])
-    set_random_state(evaluator.drawing, generators["evaluation drawing"])
-    evaluator.sampling.set_state(generators["evaluation sampling"])
+    for name, rng in _generators(trainer, evaluator).items():
+        set_random_state(rng, state["generators"][name])
     set_global_states(state["global generators"])
+
+
+def _generators(trainer: AZRTrainer, evaluator: Evaluator) -> dict[str, Random | torch.Generator]:
+    """Every generator of both but the buffer's, which is part of the buffer's state."""
+    return {
+        "drawing": trainer.drawing,
+        "shuffling": trainer.shuffling,
+        "sampling": trainer.sampling,
+        "evaluation references": evaluator.references,
+        "evaluation drawing": evaluator.drawing,
+        "evaluation sampling": evaluator.sampling,
+    }
 
 
 def _adapters(trainer: AZRTrainer) -> dict[str, torch.nn.Parameter]:

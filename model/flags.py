@@ -46,8 +46,13 @@ def check(item: Field, value) -> None:
         raise ArgumentError(f"{_name(item)} {value}: must be {allowed}")
 
 
+def flag_name(name: str) -> str:
+    """The flag of a field: `--total-steps` of `total_steps`."""
+    return "--" + name.replace("_", "-")
+
+
 def _name(item) -> str:
-    return "--" + item.name.replace("_", "-")
+    return flag_name(item.name)
 
 
 def _wanted(item) -> type:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from safetensors.torch import load_model
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import (
     AutoModelForCausalLM,
@@ -47,12 +48,13 @@ def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
     if args.lora_rank and find_spec("peft") is None:
         raise PolicyError(f"--lora-rank {args.lora_rank}: needs the package peft; pip install peft")
     is_ours = args.model in (TINY_MODEL, SMOLLM2_MODEL)
-    if checkpoint is None or args.lora_rank:
+    weights = None if args.lora_rank else checkpoint
+    if weights is None or is_ours:
         policy = _named(args)
     else:
-        policy = replace(load_pretrained(str(checkpoint)), name=args.model)
-    if checkpoint is not None and is_ours:  # the tokenizer as it was made, not as it was read back
-        policy = replace(policy, tokenizer=_named(args).tokenizer)
+        policy = replace(load_pretrained(str(weights)), name=args.model)
+    if weights is not None and is_ours:  # its tokenizer as it was made, not as it is read back
+        load_model(policy.model, weights / "model.safetensors")
     if not is_ours:
         # Keeps 0.3 MB a token of a 3B model for the backward pass where it would be over 4.
         policy.model.activation_checkpointing_enable({"use_reentrant": False})

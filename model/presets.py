@@ -5,8 +5,18 @@ from pathlib import Path
 
 from constants import FULL_FINE_TUNING_MEMORY, MAXIMUM_PRIME, SMOLLM2_MODEL, TINY_MODEL
 
+# What every model that can write already has in common.
+PRETRAINED = dict(
+    rollout_rows=384,
+    lr_half_life=0.0,
+    warm_start_steps=0,
+    eval_problems=128,
+    eval_uniform=False,
+    keep_checkpoints=1,
+)
+
 # The paper's values, for one 80 GB GPU.
-CHAT_PRESET = dict(
+CHAT_PRESET = PRETRAINED | dict(
     batch_size=32,
     n_attempts=8,
     n_references=6,
@@ -15,20 +25,14 @@ CHAT_PRESET = dict(
     max_prime=MAXIMUM_PRIME,
     max_proposal_tokens=512,
     max_answer_tokens=512,
-    rollout_rows=384,
     lr=1e-6,
     lr_warmup=0,
-    lr_half_life=0.0,
     adam_beta2=0.999,
     minibatches=3,
     entropy_coef=0.001,
-    warm_start_steps=0,
-    eval_problems=128,
-    eval_uniform=False,
     proposer_weight=1.0,
     crowding_cost=0.0,
     share_triples=False,
-    keep_checkpoints=1,
 )
 
 
@@ -36,23 +40,17 @@ CHAT_PRESET = dict(
 LORA_PRESET = dict(lora_rank=32, lr=1e-5, rollout_rows=128, microbatch_tokens=8192)
 
 # SmolLM2-135M-Instruct on a laptop's CPU: short answers, many attempts.
-SMOLLM2_PRESET = dict(
+SMOLLM2_PRESET = PRETRAINED | dict(
     total_steps=60,
     batch_size=8,
     n_attempts=12,
     max_prime=13,
     max_proposal_tokens=24,
     max_answer_tokens=10,
-    rollout_rows=384,
     lr=5e-5,
     lr_warmup=5,
-    lr_half_life=0.0,
     minibatches=1,
     microbatch_tokens=1024,
-    warm_start_steps=0,
-    eval_problems=128,
-    eval_uniform=False,
-    keep_checkpoints=1,
 )
 
 # The preset of each prompt language, by which a local folder says what it holds.

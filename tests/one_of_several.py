@@ -12,7 +12,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 from accelerate import Accelerator
-from trainers import SMALL, flat_gradient
+from trainers import SMALL, flat_gradient, untimed
 
 from model.args import AZRArgs
 from model.policy import build_tiny
@@ -39,15 +39,7 @@ def main(folder: str, steps: str, *changes: str) -> None:
         step()
 
     trainer.optimizer.step = keep_and_step
-    metrics = [trainer.step() for _ in range(int(steps))]
-    measured = [
-        {
-            key: value
-            for key, value in row.items()
-            if not key.startswith(("time/", "perf/", "step_t"))
-        }
-        for row in metrics
-    ]
+    measured = [untimed(trainer.step()) for _ in range(int(steps))]
     kept = {
         "gradient": gradients[0],
         "weights": [weight.detach() for weight in policy.model.parameters()],

@@ -7,6 +7,8 @@ from io import StringIO
 from pathlib import Path
 from subprocess import CompletedProcess
 
+from trainers import untimed
+
 from model import train
 from utils.checkpoints import VALUES, damage
 
@@ -15,15 +17,12 @@ SMALL = [
     "--model", "tiny", "--max-prime", "13", "--batch-size", "8", "--n-attempts", "2", "--minibatches", "2",
     "--warm-start-steps", "10", "--no-eval-uniform", "--eval-every", "5", "--checkpoint-every", "5",
 ]  # fmt: skip
-TIMED = ("time/", "perf/", "step_time")
 
 
 def rows(file: Path) -> list[dict]:
     """A log's rows without times; raises ValueError for a line that is no JSON."""
     lines = file.read_text(encoding="utf-8").splitlines()
-    return [
-        {k: v for k, v in json.loads(line).items() if not k.startswith(TIMED)} for line in lines
-    ]
+    return [untimed(json.loads(line)) for line in lines]
 
 
 def contents(run_dir: Path) -> dict[str, object]:

@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from trainers import untimed
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -165,21 +166,9 @@ def test_the_checkpoint_loads_with_transformers_and_answers_as_the_run_did(run):
 def test_the_same_command_twice_gives_the_same_numbers_and_prefix(run):
     """To the last digit, times aside; a longer run begins with the rows of the shorter one."""
     again = run.with_name("again")
-    assert (
-        command(
-            *SHORT, "--total-steps", "5", "--run-dir", str(again), "--quiet", cwd=run.parent
-        ).returncode
-        == 0
-    )
-    timed = ("time/", "perf/", "step_time")
-    untimed = [
-        [
-            {k: v for k, v in row.items() if not k.startswith(timed)}
-            for row in rows(folder / "metrics.jsonl")
-        ]
-        for folder in (run, again)
-    ]
-    assert untimed[0] == untimed[1][:5]
+    done(*SHORT, "--total-steps", "5", "--run-dir", str(again), "--quiet", cwd=run.parent)
+    numbers = [[untimed(row) for row in rows(folder / "metrics.jsonl")] for folder in (run, again)]
+    assert numbers[0] == numbers[1][:5]
     transcripts = [
         (folder / "rollouts.jsonl").read_text(encoding="utf-8") for folder in (run, again)
     ]

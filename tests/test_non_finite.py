@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from run_contents import SMALL
 from trainers import make_trainer, weights
 
 from model import train
@@ -77,11 +78,8 @@ def test_the_run_ends_with_the_last_good_checkpoint_named(tmp_path, monkeypatch,
     monkeypatch.setattr(Spoiled, "spoiled", dict.fromkeys(range(3, 1000), NAN))
     monkeypatch.setattr("model.train.AZRTrainer", Spoiled)
     run = tmp_path / "run"
-    argv = [
-        "--model", "tiny", "--max-prime", "13", "--batch-size", "4", "--n-attempts", "2", "--minibatches", "1",
-        "--warm-start-steps", "5", "--checkpoint-every", "2", "--total-steps", "20", "--no-eval-uniform",
-        "--run-dir", str(run), "--quiet",
-    ]  # fmt: skip
+    settings = ["--minibatches", "1", "--checkpoint-every", "2", "--total-steps", "20"]
+    argv = [*SMALL, *settings, "--run-dir", str(run), "--quiet"]
     assert train.main(argv) == 2
     said = capsys.readouterr().err.strip()
     assert len(said.splitlines()) == 1 and "not finite in 5 updates in a row" in said

@@ -4,6 +4,7 @@ import time
 from random import Random
 
 import pytest
+from hostile_text import FORM, ONE_OF_EACH, SPAN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -13,13 +14,6 @@ from utils.validate_by_executing import judge_proposer, judge_rollout, judge_sol
 
 ABDUCTION, DEDUCTION, INDUCTION = TASKS
 MALFORMED, WRONG, CORRECT, INVALID, VALID = Verdict
-SPAN = (5, 13)
-FORM = {
-    ABDUCTION: "x * {} ≡ 1 (mod {})",
-    DEDUCTION: "{} * y ≡ 1 (mod {})",
-    INDUCTION: "{} * {} ≡ 1 (mod p)",
-}
-ONE_OF_EACH = [Problem(task, 2, 4, 7) for task in TASKS]
 
 
 def box(content: object) -> str:

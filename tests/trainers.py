@@ -38,3 +38,9 @@ def flat_gradient(trainer: AZRTrainer) -> torch.Tensor:
 
 def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return ((a - b).norm() / b.norm()).item()
+
+
+def untimed(row: dict) -> dict:
+    """A row of metrics without what may differ between two runs of one seed."""
+    timed = ("time/", "perf/", "step_time")
+    return {key: value for key, value in row.items() if not key.startswith(timed)}

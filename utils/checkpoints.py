@@ -64,18 +64,15 @@ class Checkpoints:
     def settle(self, latest: int, best: int | None) -> None:
         """Point `latest` and `best` at these steps, each at the old one or the new one at any moment,
         and delete what is neither among the newest nor the best, nor complete."""
-        hidden = self.folder / ".latest.partial"
-        hidden.write_text(self.path(latest).name + "\n", encoding="utf-8")
-        sync(hidden)
-        os.replace(hidden, self.folder / "latest")
+        replace_text(self.folder / "latest", self.path(latest).name)
+        link = self.folder / "best"
         if best is None or not self.path(best).is_dir():
-            (self.folder / "best").unlink(missing_ok=True)
+            link.unlink(missing_ok=True)
         else:
-            hidden = self.folder / ".best.partial"
-            hidden.unlink(missing_ok=True)
-            hidden.symlink_to(self.path(best).name)
-            os.replace(hidden, self.folder / "best")
-        sync(self.folder)
+            _hidden(link).unlink(missing_ok=True)
+            _hidden(link).symlink_to(self.path(best).name)
+            os.replace(_hidden(link), link)
+        _sync(self.folder)
         for old in self.steps()[: -self.keep]:
             if old != best:
                 self.path(old).rename(_hidden(self.path(old)))
@@ -99,8 +96,16 @@ class Checkpoints:
             shutil.move(self.path(step), folder / self.path(step).name)
 
 
-def _hidden(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.partial")
+def _hidden(path: Path) -> Path:
+    """Where it is while it is being written or deleted."""
+    return path.with_name(f".{path.name}.partial")
+
+
+def replace_text(file: Path, text: str) -> None:
+    """Make a file a line of text, or several: it holds the old one or the new one at any moment."""
+    _hidden(file).write_text(text + "\n", encoding="utf-8")
+    _sync(_hidden(file))
+    os.replace(_hidden(file), file)
 
 
 def _write(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -115,9 +120,9 @@ def _write(folder: Path, fill: Callable[[Path], None]) -> None:
         }
         (hidden / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (*files, hidden / MANIFEST, hidden):
-            sync(path)
+            _sync(path)
         hidden.rename(folder)
-        sync(folder.parent)
+        _sync(folder.parent)
     except BaseException:
         shutil.rmtree(hidden, ignore_errors=True)
         raise
@@ -195,7 +200,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Have the disk keep what was written to a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -25,9 +25,8 @@ class Log:
         """Raises OSError."""
         text = json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
         try:
-            self._file.write(
-                text.encode("utf-8", "backslashreplace")
-            )  # a lone surrogate is no UTF-8
+            # A lone surrogate is no UTF-8.
+            self._file.write(text.encode("utf-8", "backslashreplace"))
             self._file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.path)) from error

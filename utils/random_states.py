@@ -8,14 +8,19 @@ import numpy as np
 import torch
 
 
-def random_state(rng: Random) -> list:
-    """Of one of Python's generators."""
+def random_state(rng: Random | torch.Generator) -> list | torch.Tensor:
+    """Of one of Python's or of torch's generators."""
+    if isinstance(rng, torch.Generator):
+        return rng.get_state()
     version, words, gauss = rng.getstate()
     return [version, list(words), gauss]
 
 
-def set_random_state(rng: Random, state: list) -> None:
+def set_random_state(rng: Random | torch.Generator, state: list | torch.Tensor) -> None:
     """Give a generator what `random_state` took."""
+    if isinstance(rng, torch.Generator):
+        rng.set_state(state)
+        return
     version, words, gauss = state
     rng.setstate((version, tuple(words), gauss))
 

@@ -65,15 +65,14 @@ class Recorder(Silence):
 
     def start(self, policy: Policy, device: str, state: Mapping | None) -> None:
         """Raises CheckpointError where there is no room for one."""
-        own = {} if state is None else state["recorder"]
+        own, step = ({}, None) if state is None else (state["recorder"], state["step"])
         self.tokenizer, self.best = policy.tokenizer, own.get("best")
-        weights = policy.model.parameters()
-        self.weights = sum(4 * one.numel() for one in policy.model.parameters())
+        weights = list(policy.model.parameters())
+        self.weights = sum(4 * one.numel() for one in weights)
         moments = sum(8 * one.numel() for one in weights if one.requires_grad)
-        step = None if state is None else state["step"]
+        positions = own.get("logs", {})
         if self.resumption is not None:
-            best = self.best and self.best["step"]
-            self.run.rewind(step, own.get("logs", {}), best)
+            self.run.rewind(step, positions, self._best_step())
             for sentence in self.resumption.skipped:
                 print(sentence, file=sys.stderr)
         if self.args.total_steps > (step or 0):
@@ -84,7 +83,7 @@ class Recorder(Silence):
             self.console.resumed(self.resumption.checkpoint)
             rows = read_metrics(self.run.path)
             self.console.first_accuracy = rows[0]["eval/accuracy"] if rows else float("nan")
-        begun = own.get("logs", {}).get("metrics", 0)
+        begun = positions.get("metrics", 0)
         self.tracker = WandbTracker(self.args, self.run.path, begun, own.get("tracker"))
 
     def warm_started(self, loss: float, seconds: float) -> None:
@@ -109,14 +108,17 @@ class Recorder(Silence):
                 self.best = {"step": step, "accuracy": accuracy}
         logs = self.run.logs.positions()
         own = {"best": self.best, "tracker": self.tracker.id, "logs": logs}
-        state = {**state, "args": {**self.args.as_dict(), "resume": None}, "recorder": own}
+        state = {**state, "args": self.args.of_the_run(), "recorder": own}
 
         def fill(folder: Path) -> None:
             save_policy(folder)
             save_state(folder, state)
 
         size = self.weights + state_size(state)
-        self.run.checkpoints.save(step, fill, size, self.best and self.best["step"])
+        self.run.checkpoints.save(step, fill, size, self._best_step())
+
+    def _best_step(self) -> int | None:
+        return None if self.best is None else self.best["step"]
 
     def finish(self) -> None:
         self.run.close()

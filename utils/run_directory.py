@@ -4,7 +4,6 @@ Never writes into a folder that holds anything, but to go on with the run in it.
 """
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -15,11 +14,11 @@ from pathlib import Path
 
 from constants import ROOT, RUNS_DIR
 from model.args import AZRArgs
-from utils.checkpoints import Checkpoints, sync
+from utils.checkpoints import Checkpoints, replace_text
 from utils.logs import LOGS, Logs
 
 SUPERSEDED = "superseded-"
-OWN = {"config.json", ".config.partial", "plots", "checkpoints", "wandb", "wandb.log"} | {
+OWN = {"config.json", ".config.json.partial", "plots", "checkpoints", "wandb", "wandb.log"} | {
     f"{name}.jsonl" for name in LOGS
 }
 
@@ -93,7 +92,7 @@ class RunDirectory:
                     f"step {step}"
                 )
         later = [one for one in self.checkpoints.steps() if step is not None and one > step]
-        undone = last_step(logs["metrics"]) - (step or 0)
+        undone = max((row["step"] for row in read_metrics(self.path)), default=0) - (step or 0)
         if later or undone > self.checkpoint_every:
             numbers = [int(path.name.removeprefix(SUPERSEDED)) for path in self._superseded()]
             aside = self.path / f"{SUPERSEDED}{max(numbers, default=0) + 1}"
@@ -121,17 +120,14 @@ class RunDirectory:
             "git_commit": _git_commit(),
             "device": device,
         }
-        config = {"args": {**args.as_dict(), "resume": None}}
+        config = {"args": args.of_the_run()}
         if resumed_at is None:
             config |= here
         else:
-            config = {**here, **(read_config_if_any(self.path)), **config}
+            config = {**here, **read_config_if_any(self.path), **config}
             config.setdefault("resumed", []).append({"step": resumed_at, **here})
         text = json.dumps(config, indent=2, ensure_ascii=False)
-        hidden = self.path / ".config.partial"
-        hidden.write_text(text + "\n", encoding="utf-8")
-        sync(hidden)
-        os.replace(hidden, self.path / "config.json")
+        replace_text(self.path / "config.json", text)
 
 
 def latest_checkpoint(run_dir: str | Path) -> Path:
@@ -163,12 +159,6 @@ def read_config_if_any(run_dir: str | Path) -> dict:
         return read_config(run_dir)
     except (RunDirectoryError, ValueError):
         return {}
-
-
-def last_step(metrics: Path) -> int:
-    """Of the last whole row of a metrics.jsonl; 0 where there is none."""
-    whole = metrics.read_bytes().rpartition(b"\n")[0]
-    return json.loads(whole.splitlines()[-1])["step"] if whole else 0
 
 
 def _rows(run_dir: str | Path, name: str) -> list[dict]:

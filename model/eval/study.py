@@ -32,7 +32,7 @@ from scipy import stats
 
 from constants import LAST_EVALUATIONS, ROOT, RUNS_DIR
 from custom_types import TASKS
-from model.args import ArgumentError, AZRArgs, parse_args
+from model.args import ArgumentError, AZRArgs, flag_name, parse_args
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
 from utils.tables import markdown_table
 
@@ -98,7 +98,7 @@ def conflict(run_dir: Path, argv: Sequence[str]) -> str | None:
         return f"--output: {run_dir} must be empty or a run of this study, and is neither"
     for name, value in parse_args(argv).as_dict().items():
         if name not in ignored and found.get(name) != value:
-            flag = "--" + name.replace("_", "-")
+            flag = flag_name(name)
             return f"--output: {run_dir} holds a run with {flag} {found.get(name)}, not {value}"
     return None
 
