@@ -5,6 +5,7 @@ its own. `ReplayBuffer` holds one step's rollouts with their advantages, equal o
 out as shuffled minibatches; `collate` is the one place where rows are padded.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain, pairwise
@@ -24,12 +25,13 @@ class ProblemBuffer:
     """Unique problems by task, in the order they came; unbounded. Draws with its own generator.
 
     Beside each problem stands a running mean of how often it is answered correctly, 0 at first, by
-    which `sample_unsolved` weighs.
+    which `sample_unsolved` weighs; `answers` counts the answers.
     """
 
     def __init__(self, seed: int | str):
         self._rng = Random(f"{seed}/problem buffer")
         self._problems: dict[TaskType, dict[Problem, float]] = {task: {} for task in TASKS}
+        self.answers: Counter[Problem] = Counter()
 
     def __len__(self) -> int:
         return sum(len(problems) for problems in self._problems.values())
@@ -58,6 +60,7 @@ class ProblemBuffer:
         """Take in one answer to a known problem."""
         rates = self._problems[problem.task]
         rates[problem] = RATE_MEMORY * rates[problem] + (1 - RATE_MEMORY) * correct
+        self.answers[problem] += 1
 
     def sample_unsolved(self, task: TaskType, n: int) -> list[Problem]:
         """`n` problems of a task with replacement, weighted by how seldom they are solved now."""
@@ -89,7 +92,7 @@ class ProblemBuffer:
         """Problems and generator, in JSON's types."""
         return {
             "problems": [
-                [str(task), p.x, p.y, p.p, rate]
+                [str(task), p.x, p.y, p.p, rate, self.answers[p]]
                 for task in TASKS
                 for p, rate in self._problems[task].items()
             ],
@@ -99,8 +102,11 @@ class ProblemBuffer:
     def load_state_dict(self, state: dict) -> None:
         """Become the buffer that `state` was taken from."""
         self._problems = {task: {} for task in TASKS}
-        for task, x, y, p, rate in state["problems"]:
-            self._problems[TaskType(task)][Problem(TaskType(task), x, y, p)] = rate
+        self.answers = Counter()
+        for task, x, y, p, rate, answers in state["problems"]:
+            problem = Problem(TaskType(task), x, y, p)
+            self._problems[problem.task][problem] = rate
+            self.answers[problem] = answers
         set_random_state(self._rng, state["rng"])
 
 

@@ -134,7 +134,10 @@ class AZRArgs:
         6, "transcripts a step in rollouts.jsonl, one a cell first", least=0
     )
     debug_grads: int = flag(
-        0, "print gradient norms of the first N updates", least=0, changeable=True
+        0,
+        "print the gradient by layer and by (role, task) cell for the first N updates of this process",
+        least=0,
+        changeable=True,
     )
     wandb: bool = flag(
         False, "also log to Weights & Biases (offline without a key)", changeable=True

@@ -18,15 +18,32 @@ class ArgumentError(ValueError):
 
 
 def flag(
-    default, help, *, least=None, most=None, above=None, choices=None, bare=None, changeable=False
+    default,
+    help,
+    *,
+    least=None,
+    most=None,
+    above=None,
+    choices=None,
+    bare=None,
+    changeable=False,
+    repeatable=False,
 ):
     """A field with what its flag may be: an inclusive range, an open lower end, or a choice.
 
     bare: the value of the flag without one. changeable: whether a run may go on with another value.
+    repeatable: whether it may be given several times; its value is a tuple.
     """
     limits = dict(least=least, most=most, above=above, choices=choices)
     return field(
-        default=default, metadata={"help": help, "bare": bare, "changeable": changeable, **limits}
+        default=default,
+        metadata={
+            "help": help,
+            "bare": bare,
+            "changeable": changeable,
+            "repeatable": repeatable,
+            **limits,
+        },
     )
 
 
@@ -34,6 +51,11 @@ def check(item: Field, value) -> None:
     """Raise ArgumentError unless `value` is what the field may be."""
     if value is None and item.default is None:
         return
+    for one in value if item.metadata["repeatable"] else (value,):
+        _check_one(item, one)
+
+
+def _check_one(item: Field, value) -> None:
     limits = item.metadata
     wanted, allowed = _wanted(item), _allowed(item)
     ok = type(value) is wanted or (wanted is float and type(value) is int)
@@ -56,7 +78,7 @@ def _name(item) -> str:
 
 
 def _wanted(item) -> type:
-    """int, float, str or bool; of `str | None`, str."""
+    """int, float, str or bool; of `str | None` and of `tuple[str, ...]`, str."""
     return next((t for t in typing.get_args(item.type) if t is not type(None)), item.type)
 
 
@@ -84,7 +106,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _convert(item, text):
-    """The text of a flag as its field's type."""
+    """The text of a flag, or its texts, as its field's type."""
+    if isinstance(text, list):
+        return tuple(_convert(item, one) for one in text)
     try:
         return text if isinstance(text, bool) else _wanted(item)(text)
     except ValueError:
@@ -94,7 +118,7 @@ def _convert(item, text):
 def _build_parser(chosen: Sequence[Field], **texts: str) -> argparse.ArgumentParser:
     parser = _Parser(allow_abbrev=False, argument_default=argparse.SUPPRESS, **texts)
     for item in chosen:
-        shown = "" if item.default in (None, MISSING) else f" [{item.default}]"
+        shown = "" if item.default in (None, MISSING, ()) else f" [{item.default}]"
         text = item.metadata["help"].replace("%", "%%") + shown
         if _wanted(item) is bool:
             parser.add_argument(_name(item), action=argparse.BooleanOptionalAction, help=text)
@@ -106,6 +130,8 @@ def _build_parser(chosen: Sequence[Field], **texts: str) -> argparse.ArgumentPar
             )
             bare = item.metadata["bare"]
             one = {} if bare is None else {"nargs": "?", "const": bare}
+            if item.metadata["repeatable"]:
+                one["action"] = "append"
             parser.add_argument(_name(item), metavar=allowed, help=text, **one)
     return parser
 

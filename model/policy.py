@@ -70,12 +70,17 @@ def _named(args: AZRArgs) -> Policy:
         return load_smollm2()
     frozen = args.lora_rank and torch.cuda.is_available()
     policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
-    if policy.prompts is COMPACT and str(args.max_prime) not in policy.tokenizer.get_vocab():
-        raise PolicyError(
-            f"--max-prime {args.max_prime}: must be a number that {args.model} has a word for; it was "
-            f"made for smaller primes"
-        )
+    require_words(policy, args.max_prime)
     return policy
+
+
+def require_words(policy: Policy, max_prime: int) -> None:
+    """Raise PolicyError where a policy of the compact language has no words for so large numbers."""
+    if policy.prompts is COMPACT and str(max_prime) not in policy.tokenizer.get_vocab():
+        raise PolicyError(
+            f"--max-prime {max_prime}: must be a number that {policy.name} has a word for; it was made "
+            f"for smaller primes"
+        )
 
 
 def tiny_tokenizer(max_prime: int) -> PreTrainedTokenizerFast:

@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from constants import TINY_MODEL
 from model.args import ArgumentError, AZRArgs, parse_args, resumed_args
 from model.checkpoint import restore, save_policy, training_state
-from model.eval.evaluator import Evaluator, evaluation_problems
+from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
 from model.plan import plan
 from model.policy import PolicyError, load_policy
@@ -81,7 +81,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         restore(trainer, evaluator, state)
         first, state = trainer.steps + 1, None  # which is twice the size of the weights
     try:
-        with recorder, StopSignal() as stop:
+        with StopSignal() as stop:
             stopped = _loop(first, trainer, evaluator, recorder, stop)
         recorder.finish()
     except (NonFiniteError, CheckpointError, OSError) as error:
@@ -100,16 +100,17 @@ def _loop(
     problems = evaluation_problems(args)
     save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank)
     for step in range(first, args.total_steps + 1):
-        metrics = trainer.step() if step else {"step": 0}
+        metrics, evaluated = trainer.step() if step else {"step": 0}, []
         if step % args.eval_every == 0:
             started = time.perf_counter()
             with trainer.accelerator.autocast():
-                metrics |= evaluator.accuracy(problems)
+                evaluated = evaluator.verdicts(problems)
+                metrics |= accuracy_metrics(evaluated)
                 if args.eval_uniform:
                     metrics |= evaluator.uniform_reward()
             metrics["time/eval"] = time.perf_counter() - started
         trained = list(zip(trainer.scored, trainer.advantages, strict=True))
-        recorder.record(metrics, trained, trainer.played)
+        recorder.record(metrics, trained, trainer.played, evaluated)
         asked = max(gather([stop.number]))  # of all processes, at the same step
         due = step > 0 and step % args.checkpoint_every == 0
         if due or asked or step == args.total_steps:

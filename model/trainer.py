@@ -15,6 +15,7 @@ from statistics import fmean
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches, response_count
 from compute.advantages import attempt_groups, compute_advantages
@@ -84,6 +85,7 @@ class AZRTrainer:
             scheme=args.reward,
         )
         self.steps = self.updates = self.num_tokens = 0
+        self.watched = args.debug_grads  # updates of this process still to print
         self.played: Round | None = None
         self.scored: list[Scored] = []
         self.advantages: list[float] = []
@@ -179,13 +181,7 @@ class AZRTrainer:
                 generator=self.sampling,
             )
 
-    def _scored(
-        self,
-        item: Rollout,
-        verdict: Verdict,
-        solve_rate: float | None = None,
-        crowding: float = 0.0,
-    ) -> Scored:
+    def _scored(self, item: Rollout, verdict: Verdict, solve_rate=None, crowding=0.0) -> Scored:
         return Scored(item, verdict, self.reward(item.role, verdict, solve_rate, crowding))
 
     # ---------------------------------------------------------------- learning phase
@@ -194,16 +190,14 @@ class AZRTrainer:
         """Turn a round's rollouts into optimizer steps; metrics."""
         args = self.args
         self.policy.model.train()  # activation checkpointing is off in eval mode
-        frozen = args.proposer == "frozen"
+        frozen, grouped = args.proposer == "frozen", args.advantage == "grpo"
         self.scored = list(played.answers if frozen else played.scored)
         rollouts = [item.rollout for item in self.scored]
         self.advantages = compute_advantages(
             torch.tensor([item.reward for item in self.scored]),
             torch.tensor([rollout.cell for rollout in rollouts]),
             mode=args.advantage,
-            groups=attempt_groups(self.scored, args.n_attempts)
-            if args.advantage == "grpo"
-            else None,
+            groups=attempt_groups(self.scored, args.n_attempts) if grouped else None,
         ).tolist()
         weight = {Role.PROPOSER: args.proposer_weight, Role.SOLVER: 1.0}
         weights = [weight[rollout.role] for rollout in rollouts]
@@ -244,12 +238,27 @@ class AZRTrainer:
         denominator: float,
         sampling: SamplingMetrics | None = None,
     ) -> dict[str, float]:
-        """One optimizer step on one minibatch, of which `examples` are this process's share, in as many
-        parts as fit; diagnostics of the whole.
+        """One optimizer step on one minibatch, of which `examples` are this process's share;
+        diagnostics of the whole.
 
         sampling: given for the first minibatch, which needs no rescoring: the weights are still those
         that sampled it.
         """
+        whole = self._add_gradient(examples, denominator, sampling)
+        self.updates, self.watched = self.updates + 1, self.watched - 1
+        if self.watched >= 0:
+            unread = sampling and SamplingMetrics()
+            again = partial(self._add_gradient, denominator=denominator, sampling=unread)
+            about = self.updates, whole["loss"], examples, again
+            self.accelerator.print(gradient_table(self.policy.model, *about))
+        norm = float(self.accelerator.clip_grad_norm_(self.trained, self.args.max_grad_norm))
+        taken = self.guard.step(self.optimizer, whole["loss"], norm)
+        return {**whole, "grad_norm": norm, "skipped_updates": float(not taken)}
+
+    def _add_gradient(
+        self, examples: Sequence[Example], denominator: float, sampling: SamplingMetrics | None
+    ) -> dict[str, float]:
+        """Add the gradient of all processes' `examples`, in as many parts as fit; diagnostics."""
         args, diagnostics = self.args, []
         for part in microbatches(examples, args.microbatch_tokens):
             batch, logprobs, entropy = self._score(part)
@@ -264,15 +273,9 @@ class AZRTrainer:
             extra["loss"] = loss.detach()
             diagnostics.append({key: value.item() for key, value in extra.items()})
         add_gradients(self.trained)
-        self.updates += 1
-        if self.updates <= args.debug_grads:
-            print(gradient_table(self.policy.model, self.updates))
-        whole = merged_diagnostics(gather(diagnostics), sum)
-        norm = float(self.accelerator.clip_grad_norm_(self.trained, args.max_grad_norm))
-        taken = self.guard.step(self.optimizer, whole["loss"], norm)
-        return {**whole, "grad_norm": norm, "skipped_updates": float(not taken)}
+        return merged_diagnostics(gather(diagnostics), sum)
 
-    def _objective(self, logprobs: torch.Tensor, batch: MiniBatch, **mean_over):
+    def _objective(self, logprobs: Tensor, batch: MiniBatch, **mean_over):
         """What an update climbs, and its diagnostics."""
         return compute_azr_objective(
             logprobs,
@@ -284,9 +287,7 @@ class AZRTrainer:
             **mean_over,
         )
 
-    def _score(
-        self, part: Sequence[Sequence[Example]]
-    ) -> tuple[MiniBatch, torch.Tensor, torch.Tensor]:
+    def _score(self, part: Sequence[Sequence[Example]]) -> tuple[MiniBatch, Tensor, Tensor]:
         """Rows of a part as a batch, the log-probabilities of its responses, and their entropy."""
         batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
         with self.accelerator.autocast():

@@ -31,6 +31,7 @@ def contents(run_dir: Path) -> dict[str, object]:
         "metrics.jsonl": rows(run_dir / "metrics.jsonl"),
         "rollouts.jsonl": (run_dir / "rollouts.jsonl").read_bytes(),
         "problems.jsonl": (run_dir / "problems.jsonl").read_bytes(),
+        "evaluations.jsonl": (run_dir / "evaluations.jsonl").read_bytes(),
         "latest": (run_dir / "checkpoints" / "latest").read_text(),
         "best": os.readlink(run_dir / "checkpoints" / "best"),
         "children": sorted(path.name for path in run_dir.iterdir()),

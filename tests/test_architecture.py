@@ -16,14 +16,14 @@ TYPES = {"constants", "custom_types"}  # what the rooms above share
 UTILS = TYPES | {"model.args"}
 METHOD = {  # "all of the above" for the trainer: every room up to model/inference.py
     *TYPES, "prompts", "prime_inversion", "utils.string_formatting", "utils.validate_by_executing",
-    "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "buffer.base_buff",
+    "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "compute.estimates", "buffer.base_buff",
     "model.adapters", "model.args", "model.optimizer", "model.policy", "model.presets", "model.warm_start",
     "model.prefill", "model.inference",
 }  # fmt: skip
 ANY_UTILS = {
     "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
     "utils.metrics", "utils.plots", "utils.prefix_tree", "utils.processes", "utils.random_states",
-    "utils.recorder", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
+    "utils.recorder", "utils.report", "utils.report_charts", "utils.report_data", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
     "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
@@ -43,6 +43,7 @@ ROOMS = {
     "compute.advantages": {"custom_types"},
     "compute.objective": {"custom_types"},
     "compute.schedule": set(),
+    "compute.estimates": set(),
     "buffer.base_buff": {"custom_types"},
     "model.flags": set(),
     "model.adapters": set(),
@@ -59,6 +60,7 @@ ROOMS = {
     "model.plan": METHOD | ANY_UTILS,  # counts what all the others hold
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
+    "model.eval.scores": METHOD | ANY_UTILS,
     "utils.checkpoints": set(),
     "utils.console": UTILS,
     "utils.curriculum": UTILS,
@@ -71,6 +73,9 @@ ROOMS = {
     "utils.signals": set(),
     "utils.plots": UTILS,
     "utils.recorder": UTILS,
+    "utils.report": UTILS,
+    "utils.report_charts": set(),
+    "utils.report_data": UTILS,
     "utils.resumption": UTILS,
     "utils.run_directory": UTILS,
     "utils.tables": UTILS,
@@ -80,7 +85,8 @@ ROOMS = {
     NOBODYS,
     METHOD
     | ANY_UTILS
-    | {"model.trainer", "model.plan", "model.checkpoint", "model.eval.evaluator"},
+    | {"model.trainer", "model.plan", "model.checkpoint", "model.eval.evaluator"}
+    | {"model.eval.scores", "model.flags"},
 )
 
 # What the code needs beyond that table, each with its reason.
@@ -109,10 +115,23 @@ ADDITIONS = {
         "utils.checkpoints",
         "utils.console",
         "utils.plots",
+        "utils.report",
         "utils.resumption",
         "utils.run_directory",
         "utils.trackers",
     },  # one object for all that a run writes
+    "utils.report": {
+        "prime_inversion",  # its maps have a row for each prime of the range
+        "utils.checkpoints",  # replaces a file at one blow
+        "utils.report_charts",
+        "utils.report_data",
+    },
+    "utils.report_charts": {"utils.report_data"},  # draws cells of its grid
+    "utils.report_data": {
+        "compute.reward",  # what a solve rate earns
+        "utils.curriculum",  # the phases of a run
+        "utils.run_directory",
+    },
     "utils.run_directory": {"utils.checkpoints", "utils.logs"},  # the parts of the folder
     "utils.resumption": {"utils.checkpoints", "utils.run_directory"},  # where there is a run
     "utils.curriculum": {"prime_inversion"},  # has a row for each prime of the range

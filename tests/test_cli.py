@@ -209,16 +209,6 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(argv, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_baselines_from_another_folder(tmp_path):
-    result = command(cwd=tmp_path, script="model/eval/baselines.py")
-    assert result.returncode == 0, result.stderr
-    (exact,) = [line for line in result.stdout.splitlines() if "exact solver" in line]
-    assert exact.count("1.000") == 3
-    assert (
-        command("--max-prime", "4", cwd=tmp_path, script="model/eval/baselines.py").returncode == 2
-    )
-
-
 def test_the_five_lines_of_the_readme(run):
     """The block as it stands, with this run in the place of its own."""
     (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)

@@ -1,86 +1,119 @@
-"""What a run says: a live line where there is a terminal, a line at each evaluation where not.
+"""What a run says: what it trains, a line a step, and a summary at the end.
 
-Everything goes to stdout; `--quiet` silences it all.
+Everything goes to stdout, line by line, a terminal or not; `--quiet` silences it all.
 """
 
-import sys
-from collections.abc import Mapping
+import os
+import shlex
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from math import isnan
 from pathlib import Path
+from statistics import fmean
 
-from rich.console import Console as RichConsole
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from constants import CUDA_MODEL, TINY_MODEL
-from custom_types import TASKS, Policy
+from constants import CUDA_MODEL, ROOT, TINY_MODEL
+from custom_types import ROLES, TASKS, Policy
 from model.args import AZRArgs
+
+HEADER_EVERY = 20  # lines
+GROUPS = (("", 15), ("valid proposals", 18), ("rewards", 15), ("entropies", 13))  # and widths
+COLUMNS = (
+    ("step", 6), ("accuracy", 9), ("abd", 6), ("ded", 6), ("ind", 6), ("prop", 8), ("solv", 7),
+    ("prop", 7), ("solv", 6), ("tokens/s", 10), ("left", 8),
+)  # fmt: skip
 
 
 class Console:
-    """Start, progress and end of one run. A context manager around the steps."""
+    """Start, progress and end of one run."""
 
     def __init__(self, args: AZRArgs, run_dir: Path):
         self.args, self.run_dir = args, run_dir
-        self.rich = RichConsole(
-            quiet=args.quiet, file=sys.stdout, highlight=False, markup=False, soft_wrap=True
-        )
-        columns = (
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[status]}", markup=False),
-            TimeRemainingColumn(),
-        )
-        self.progress = Progress(*columns, console=self.rich, disable=args.quiet, transient=True)
-        self.bar = self.progress.add_task("steps", total=args.total_steps, status="")
-        self.accuracy = self.first_accuracy = float("nan")
+        self.accuracy = float("nan")
+        self.lines = self.first = 0
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """A line, at once."""
+        if not self.args.quiet:
+            print(text, flush=True)
 
     def start(self, policy: Policy, device: str) -> None:
         """Name what is trained, where, how it samples and where the run is kept."""
         if policy.name == TINY_MODEL:
-            self.rich.print(f"training the embedded policy; with a GPU the default is {CUDA_MODEL}")
+            self.say(f"training the embedded policy; with a GPU the default is {CUDA_MODEL}")
         args, size = self.args, sum(weight.numel() for weight in policy.model.parameters())
-        self.rich.print(
-            f"{policy.name}: {size:,} parameters on {device}, run directory {self.run_dir}"
-        )
-        self.rich.print(
+        self.say(f"{policy.name}: {size:,} parameters on {device}, run directory {self.run_dir}")
+        self.say(
             f"sampling: temperature {args.temperature:g}, no top-k, no top-p, no penalties, at most "
             f"{args.max_proposal_tokens} tokens a proposal and {args.max_answer_tokens} an answer; primes {args.min_prime} to {args.max_prime}"
         )
 
-    def resumed(self, checkpoint: Path | None) -> None:
-        """The run goes on, or starts again where it had no checkpoint yet."""
+    def resumed(self, checkpoint: Path | None, rows: Sequence[Mapping]) -> None:
+        """The run goes on after `rows`, or starts again where it had no checkpoint yet."""
+        known = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row]
         if checkpoint is None:
-            self.rich.print("there is no checkpoint yet: starting from step 0")
+            self.say("there is no checkpoint yet: starting from step 0")
         else:
-            self.rich.print(f"going on from {checkpoint}")
+            self.accuracy = known[-1]
+            self.say(f"going on from {checkpoint}")
 
     def warm_started(self, loss: float, seconds: float) -> None:
         """The warm start is over."""
-        self.rich.print(f"format-only warm start: {seconds:.0f} s, loss {loss:.2f} nats a token")
-
-    def __enter__(self) -> "Console":
-        self.progress.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.progress.__exit__(*error)
+        self.say(f"format-only warm start: {seconds:.0f} s, loss {loss:.2f} nats a token")
 
     def step(self, metrics: Mapping[str, float]) -> None:
-        """One row of metrics: moves the bar; prints a line where it evaluates."""
-        evaluated = "eval/accuracy" in metrics
-        if evaluated:
-            self.accuracy = metrics["eval/accuracy"]
-        status = f"accuracy {self.accuracy:.2f}"
-        if metrics["step"] == 0:
-            self.first_accuracy = self.accuracy
-        else:
-            valid = " ".join(f"{metrics[f'valid_frac/{task}']:.2f}" for task in TASKS)
-            status += f"  valid proposals {valid}"
-        self.progress.update(self.bar, completed=metrics["step"], status=status)
-        if evaluated:
-            self.rich.print(f"step {metrics['step']:>4}  {status}")
+        """A line for a row of metrics: accuracy of the last evaluation, valid proposals of each task,
+        mean rewards and entropies of proposer and solver, response tokens a second, time left."""
+        step = metrics["step"]
+        self.accuracy = metrics.get("eval/accuracy", self.accuracy)
+        if self.lines == 0:
+            self.first, self.started = step, time.monotonic()
+        if self.lines % HEADER_EVERY == 0:
+            self.say(_line((title for title, _ in GROUPS), GROUPS))
+            self.say(_line((title for title, _ in COLUMNS), COLUMNS))
+        self.lines += 1
+        cells = [str(step), f"{self.accuracy:.2f}"]
+        if step:
+            values = [metrics[f"valid_frac/{task}"] for task in TASKS]
+            values += [fmean(metrics[f"reward/{role}_{task}"] for task in TASKS) for role in ROLES]
+            values += [metrics[f"entropy/{role}"] for role in ROLES]
+            cells += ["-" if isnan(value) else f"{value:.2f}" for value in values]
+            cells.append(f"{metrics['perf/tokens_per_second']:,.0f}")
+        if step > self.first:
+            pace = (time.monotonic() - self.started) / (step - self.first)
+            cells.append(_duration(pace * (self.args.total_steps - step)))
+        self.say(_line(cells, COLUMNS))
 
-    def end(self, checkpoint: Path) -> None:
-        """Where things are."""
-        self.rich.print(f"accuracy {self.first_accuracy:.2f} -> {self.accuracy:.2f}")
-        self.rich.print(f"plots {self.run_dir / 'plots'}, checkpoint {checkpoint}")
+    def end(self, rows: Sequence[Mapping], checkpoint: Path, report: Path) -> None:
+        """What was reached, where things are, and what can be done with them. rows: of the run."""
+        evaluated = [row for row in rows if "eval/accuracy" in row]
+        self.say(f"\n{'accuracy':<12}{'first':>7}{'best':>7}{'at step':>9}{'last':>7}")
+        for name in (*(f"_{task}" for task in TASKS), ""):
+            series = [(row[f"eval/accuracy{name}"], row["step"]) for row in evaluated]
+            best, at = max(series, key=lambda one: one[0])
+            first, last = series[0][0], series[-1][0]
+            title = name.removeprefix("_") or "mean"
+            self.say(f"{title:<12}{first:>7.2f}{best:>7.2f}{at:>9}{last:>7.2f}")
+        done = rows[-1]["step"]
+        self.say(f"plots {self.run_dir / 'plots'}, checkpoint {checkpoint}")
+        total = self.args.total_steps if done < self.args.total_steps else 2 * max(1, done)
+        model, run_dir = Path(os.path.relpath(ROOT / "model")), shlex.quote(str(self.run_dir))
+        self.say("next, beside guessing and an exact solver, by band of primes; or further steps:")
+        self.say(f"  python {model / 'eval' / 'baselines.py'} --model {run_dir}")
+        self.say(
+            f"  python {model / 'train.py'} --resume --run-dir {run_dir} --total-steps {total}"
+        )
+        self.say(f"report {report}")
+
+
+def _line(cells: Iterable[str], columns: Sequence[tuple[str, int]]) -> str:
+    """Cells below the first of the columns' titles."""
+    pairs = zip(cells, columns, strict=False)
+    return "".join(cell.rjust(width) for cell, (_, width) in pairs)
+
+
+def _duration(seconds: float) -> str:
+    """`1:02:03`, or `2:03`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -22,6 +22,12 @@ PHASE_ENDS = (0.1, 0.25, 0.5, 1.0)  # of the run
 SMOOTHED = 5  # steps
 
 
+def phases(steps: int) -> list[tuple[int, int]]:
+    """First and last step of each phase that a run of so many steps has."""
+    ends = sorted({max(1, round(share * steps)) for share in PHASE_ENDS}) if steps else []
+    return list(zip([1, *(end + 1 for end in ends)], ends, strict=False))
+
+
 def proposal_counts(
     steps: Sequence[Mapping], task: str, primes: Sequence[int], first: int, last: int
 ) -> np.ndarray:
@@ -42,8 +48,7 @@ def curriculum_figure(rows: Sequence[Mapping], steps: Sequence[Mapping], args: M
     upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.9))
     _draw_curves(upper.subplots(1, 2), [row for row in rows if row["step"]], primes)
 
-    ends = [max(1, round(share * len(steps))) for share in PHASE_ENDS]
-    spans = list(zip([1, *(end + 1 for end in ends)], ends, strict=False))
+    spans = phases(len(steps))
     grid = lower.subplots(len(TASKS), len(spans), sharex=True, sharey=True, squeeze=False)
     tables = [[proposal_counts(steps, task, primes, *span) for span in spans] for task in TASKS]
     shares = [[table / max(table.sum(), 1) for table in own] for own in tables]

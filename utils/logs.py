@@ -1,4 +1,4 @@
-"""The logs of a run: metrics, transcripts, problems. One JSON object a line, flushed line by line, so
+"""The logs of a run: metrics, transcripts, problems, evaluations. One JSON object a line, flushed line by line, so
 that a run that dies leaves every step it finished.
 """
 
@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from custom_types import CELLS, TASKS, Round, Scored
+from custom_types import CELLS, TASKS, Problem, Round, Scored, Verdict
 
-LOGS = ("metrics", "rollouts", "problems")
+LOGS = ("metrics", "rollouts", "problems", "evaluations")
 
 
 class Log:
@@ -55,11 +55,12 @@ class Log:
 
 
 class Logs:
-    """`metrics.jsonl`, `rollouts.jsonl` and `problems.jsonl` in a folder. Raises OSError."""
+    """`metrics.jsonl`, `rollouts.jsonl`, `problems.jsonl` and `evaluations.jsonl` in a folder. Raises
+    OSError."""
 
     def __init__(self, folder: Path):
         self._all = {name: Log(folder / f"{name}.jsonl") for name in LOGS}
-        self.metrics, self.rollouts, self.problems = self._all.values()
+        self.metrics, self.rollouts, self.problems, self.evaluations = self._all.values()
 
     def lock(self) -> bool:
         """Whether no other process writes these."""
@@ -117,6 +118,15 @@ class Logs:
         for p, rate in played.solve_rates.items():
             row[str(p.task)].append([p.x, p.y, p.p, proposed[p], rate])
         self.problems.append(row)
+
+    def log_evaluation(self, step: int, verdicts: Sequence[tuple[Problem, Verdict]]) -> None:
+        """One line of evaluations.jsonl where there are verdicts: by task, `[x, y, p, 1 or 0]` of each
+        evaluation problem, 1 if it was answered correctly."""
+        if verdicts:
+            row = {"step": step} | {str(task): [] for task in TASKS}
+            for p, verdict in verdicts:
+                row[str(p.task)].append([p.x, p.y, p.p, int(verdict is Verdict.CORRECT)])
+            self.evaluations.append(row)
 
 
 def _finite_or_none(value):

@@ -125,8 +125,9 @@ def merged_diagnostics(
     parts: Sequence[Mapping[str, float]], merge: Callable[[Iterable[float]], float]
 ) -> dict[str, float]:
     """Of several diagnostics with the same keys, `merge` of each: `sum` for parts that were measured
-    against the whole's denominator, a mean for a step's updates; of a maximum the maximum."""
+    against the whole's denominator, a mean for a step's updates; of a maximum the maximum; of no
+    diagnostics none."""
     return {
         key: (max if key.endswith("_max") else merge)([part[key] for part in parts])
-        for key in parts[0]
+        for key in (parts[0] if parts else ())
     }

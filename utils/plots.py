@@ -8,7 +8,7 @@ As a command it draws one or several runs into a folder, several as mean, band a
 import argparse
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -133,6 +133,36 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
     if steps:
         save(curriculum_figure(runs[0], steps, args), "curriculum.png")
     return written
+
+
+def save_bars(rows: Sequence[Mapping], path: str | Path) -> None:
+    """Accuracy with its interval by band, a panel for each task and a colour for each policy, of rows
+    with the keys policy, task, band, accuracy, low, high, n."""
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    figure, panels = plt.subplots(
+        len(TASKS), 1, figsize=(9, 9), dpi=120, layout="constrained", sharey=True
+    )
+    width = 0.84 / len(policies)
+    for task, axes in zip(TASKS, panels, strict=True):
+        own = [row for row in rows if row["task"] == task and row["n"]]
+        names = list(dict.fromkeys(row["band"] for row in own))
+        for index, policy in enumerate(policies):
+            bars = [row for row in own if row["policy"] == policy]
+            at = [names.index(row["band"]) - 0.42 + width * (index + 0.5) for row in bars]
+            middle = np.array([row["accuracy"] for row in bars])
+            ends = np.array([[row["low"], row["high"]] for row in bars]).T
+            axes.bar(at, middle, width, color=f"C{index}", label=policy, zorder=2)
+            axes.errorbar(
+                at, middle, abs(ends - middle), fmt="none", ecolor="#333333", capsize=2, zorder=3
+            )
+        counts = {row["band"]: row["n"] for row in own}
+        axes.set_xticks(range(len(names)), [f"{name}\nn = {counts[name]}" for name in names])
+        axes.set(title=str(task), ylabel="accuracy", ylim=(0, 1.05))
+        axes.grid(axis="y", alpha=0.3)
+    panels[-1].set_xlabel("primes")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def chance_level(run_dir: str | Path) -> float:

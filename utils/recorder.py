@@ -1,16 +1,17 @@
-"""Everything a run writes and says: run directory, terminal, tracker, plots. One process does."""
+"""Everything a run writes and says: run directory, terminal, tracker, plots, report. One process does."""
 
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from custom_types import Policy, Round, Scored
+from custom_types import Policy, Problem, Round, Scored, Verdict
 from model.args import AZRArgs
 from utils.checkpoints import save_state, state_size
 from utils.console import Console
 from utils.plots import save_plots
+from utils.report import save_report
 from utils.resumption import Resumption
-from utils.run_directory import RunDirectory, read_metrics
+from utils.run_directory import REPORT, RunDirectory, read_metrics
 from utils.trackers import WandbTracker
 
 
@@ -27,9 +28,14 @@ class Silence:
         """The warm start is over."""
 
     def record(
-        self, metrics: Mapping, trained: list[tuple[Scored, float]], played: Round | None
+        self,
+        metrics: Mapping,
+        trained: list[tuple[Scored, float]],
+        played: Round | None,
+        evaluated: list[tuple[Problem, Verdict]],
     ) -> None:
-        """A step is over: its metrics, what was trained on with its advantages, its round if any."""
+        """A step is over: its metrics, what was trained on with its advantages, its round if any, and
+        the verdicts of its evaluation, none where it was not evaluated."""
 
     def checkpoint(self, state: dict, save_policy: Callable[[Path], None]) -> None:
         """All of a step is recorded; keep what another process needs to go on. save_policy: writes the
@@ -41,12 +47,6 @@ class Silence:
     def last_checkpoint(self) -> str:
         """Half a sentence on what can be gone on from."""
         return "the first process says which checkpoint is the last good one"
-
-    def __enter__(self) -> "Silence":
-        return self
-
-    def __exit__(self, *error) -> None:
-        """The last step is over."""
 
 
 class Recorder(Silence):
@@ -80,9 +80,7 @@ class Recorder(Silence):
         self.run.write_config(self.args, device, step)
         self.console.start(policy, device)
         if self.resumption is not None:
-            self.console.resumed(self.resumption.checkpoint)
-            rows = read_metrics(self.run.path)
-            self.console.first_accuracy = rows[0]["eval/accuracy"] if rows else float("nan")
+            self.console.resumed(self.resumption.checkpoint, read_metrics(self.run.path))
         begun = positions.get("metrics", 0)
         self.tracker = WandbTracker(self.args, self.run.path, begun, own.get("tracker"))
 
@@ -90,13 +88,18 @@ class Recorder(Silence):
         self.console.warm_started(loss, seconds)
 
     def record(
-        self, metrics: Mapping, trained: list[tuple[Scored, float]], played: Round | None
+        self,
+        metrics: Mapping,
+        trained: list[tuple[Scored, float]],
+        played: Round | None,
+        evaluated: list[tuple[Problem, Verdict]],
     ) -> None:
         step, logs = metrics["step"], self.run.logs
         self.accuracy = metrics.get("eval/accuracy")
         logs.log_metrics(metrics)
         logs.log_rollouts(step, trained, self.tokenizer, self.args.logged_rollouts)
         logs.log_problems(step, played)
+        logs.log_evaluation(step, evaluated)
         self.console.step(metrics)
 
     def checkpoint(self, state: dict, save_policy: Callable[[Path], None]) -> None:
@@ -123,18 +126,17 @@ class Recorder(Silence):
     def finish(self) -> None:
         self.run.close()
         self.tracker.close()
-        save_plots([self.run.path], self.run.path / "plots")
-        self.console.end(self.run.checkpoints.path(self.run.checkpoints.steps()[-1]))
+        path, rows = self.run.path, read_metrics(self.run.path)
+        save_plots([path], path / "plots")
+        report = path / REPORT
+        try:
+            save_report([path], report)
+        except Exception as error:  # of a library that draws; the run is over and whole
+            print(f"{report} could not be written: {error}", file=sys.stderr)
+        self.console.end(rows, self.run.checkpoints.path(self.run.checkpoints.steps()[-1]), report)
 
     def last_checkpoint(self) -> str:
         steps = self.run.checkpoints.steps()
         if not steps:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is {self.run.checkpoints.path(steps[-1])}"
-
-    def __enter__(self) -> "Recorder":
-        self.console.__enter__()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.console.__exit__(*error)

@@ -18,9 +18,10 @@ from utils.checkpoints import Checkpoints, replace_text
 from utils.logs import LOGS, Logs
 
 SUPERSEDED = "superseded-"
-OWN = {"config.json", ".config.json.partial", "plots", "checkpoints", "wandb", "wandb.log"} | {
-    f"{name}.jsonl" for name in LOGS
-}
+REPORT = "report.html"
+REPLACED = {REPORT, "config.json"}  # at one blow, from a file beside it
+OWN = REPLACED | {f".{name}.partial" for name in REPLACED} | {f"{name}.jsonl" for name in LOGS}
+OWN |= {"plots", "checkpoints", "wandb", "wandb.log"}
 
 
 class RunDirectoryError(Exception):
@@ -146,6 +147,11 @@ def read_metrics(run_dir: str | Path) -> list[dict]:
 def read_problems(run_dir: str | Path) -> list[dict]:
     """The rows of problems.jsonl. Raises RunDirectoryError if there is no such file."""
     return _rows(run_dir, "problems.jsonl")
+
+
+def read_if_any(run_dir: str | Path, name: str) -> list[dict]:
+    """The rows of a log that older runs and those kept for their curves alone do not have."""
+    return _rows(run_dir, name) if (Path(run_dir) / name).exists() else []
 
 
 def read_config(run_dir: str | Path) -> dict:

@@ -1,35 +1,126 @@
 """What is easy, what is untrained, what is perfect: the scale on which a trained policy is read.
 
     python model/eval/baselines.py
-    python model/eval/baselines.py --max-prime 23
+    python model/eval/baselines.py --model runs/first --model smollm2 --max-prime 13
+    python model/eval/baselines.py --model runs/first --samples 8 --output runs/baselines
 
-A table of accuracy over the whole problem space of the range, for guessing at random, for `tiny`
-before self-play, and for an exact solver, which must reach 1.0 because it checks the judge. Every
-row goes through the judge of training, as text.
+Tables of accuracy by task and band of primes, each share with its 95% Wilson interval below it, for
+guessing at random, answering always 1, `tiny` before self-play, an exact solver, which must reach 1
+because it checks the judge, and the models named. Every answer goes through the judge of training, as
+text. The problems come from a random stream that no training uses; how many of them a run has trained
+on all the same, and its accuracy on those and on the others, is a table of its own.
 """
 
+import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryFile
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
+import torch
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from transformers.utils import logging as transformers_logging
 
-from custom_types import TASKS, Problem, TaskType
-from model.args import ArgumentError, AZRArgs, parse_args
-from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
-from model.policy import build_tiny
+from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME
+from custom_types import TASKS, Policy, Problem, TaskType, Verdict
+from model.args import AZRArgs
+from model.eval.evaluator import Evaluator, evaluation_problems
+from model.eval.scores import ALL, SEEN, UNSEEN, Scores, score_rows
+from model.flags import ArgumentError, check, flag, parse_values
+from model.policy import PolicyError, build_tiny, load_policy, load_pretrained, require_words
+from model.presets import preset
 from model.warm_start import warm_start
 from prime_inversion import primes_between
+from prompts import COMPACT
+from utils.checkpoints import load_values
+from utils.plots import save_bars
+from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
 
-FLAGS = ("seed", "min_prime", "max_prime", "eval_problems")
+EXACT = "exact solver"
+FILES = "baselines.json", "baselines.png"
+
+
+@dataclass(frozen=True)
+class BaselineArgs:
+    """The command line. Raises ArgumentError for a value that is not allowed."""
+
+    model: tuple[str, ...] = flag(
+        (), "a finished run, smollm2, a hub id or a local folder; may be repeated", repeatable=True
+    )
+    min_prime: int | None = flag(
+        None, "smallest p [the first run's, or 5]", least=MINIMUM_PRIME, most=MAXIMUM_PRIME
+    )
+    max_prime: int | None = flag(
+        None, "largest p [the first run's, or 31]", least=MINIMUM_PRIME, most=MAXIMUM_PRIME
+    )
+    num_problems: int = flag(512, "problems a task; all of them where fewer", least=1)
+    samples: int = flag(1, "k, answers to each problem, for pass@1 to pass@k", least=1)
+    temperature: float | None = flag(
+        None, "of sampling, 0 is greedy [0 for one sample, 1 for more]", least=0, most=100
+    )
+    seed: int = flag(DEFAULT_SEED, "seed of problems and samples", least=0, most=2**32 - 1)
+    output: str | None = flag(None, "folder for baselines.json and baselines.png")
+
+    def __post_init__(self):
+        for item in fields(self):
+            check(item, getattr(self, item.name))
+        if self.samples > 1 and self.temperature == 0:
+            raise ArgumentError(
+                f"--samples {self.samples} --temperature 0: must have a temperature above 0, or all "
+                f"samples are the same"
+            )
+
+    @property
+    def sampling_temperature(self) -> float:
+        """Greedy where there is one answer, unless it is given."""
+        return float(self.samples > 1) if self.temperature is None else self.temperature
+
+
+def is_run(model: str) -> bool:
+    """Whether a name is that of a run directory."""
+    return (Path(model) / "metrics.jsonl").is_file()
+
+
+def run_args(model: str) -> AZRArgs:
+    """The arguments of a finished run. Raises ArgumentError."""
+    try:
+        return AZRArgs(**read_config(model)["args"])
+    except (RunDirectoryError, ValueError, TypeError, KeyError) as error:
+        raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
+
+
+def problem_args(given: BaselineArgs) -> AZRArgs:
+    """The problems that are asked, as the arguments of a run of `tiny`. Raises ArgumentError."""
+    first = next((run_args(model) for model in given.model if is_run(model)), AZRArgs())
+    return AZRArgs(
+        min_prime=first.min_prime if given.min_prime is None else given.min_prime,
+        max_prime=first.max_prime if given.max_prime is None else given.max_prime,
+        eval_problems=given.num_problems,
+        seed=given.seed,
+    )
+
+
+# ---------------------------------------------------------------- who answers
+
+
+def text_scores(
+    texts: Iterable[str], problems: Sequence[Problem], args: AZRArgs
+) -> Counter[Problem]:
+    """How many of the texts, each an answer to its problem, are right."""
+    scores = Counter(dict.fromkeys(problems, 0))
+    for text, problem in zip(texts, problems, strict=True):
+        verdict = judge_solver(text, problem, args.min_prime, args.max_prime)
+        scores[problem] += verdict is Verdict.CORRECT
+    return scores
 
 
 def guess(problem: Problem, rng: Random, args: AZRArgs) -> str:
@@ -39,44 +130,167 @@ def guess(problem: Problem, rng: Random, args: AZRArgs) -> str:
     return format_answer(rng.randint(1, problem.p - 1))
 
 
-def baseline_rows(args: AZRArgs) -> dict[str, dict[str, float]]:
-    """Accuracy metrics of each baseline, by its name. Takes seconds: it warm-starts one `tiny`."""
+def policy_scores(
+    policy: Policy, args: AZRArgs, asked: Sequence[Problem], temperature: float
+) -> Scores:
+    """How many of a policy's answers, one to each of `asked`, are right."""
+    cuda = torch.cuda.is_available() and policy.prompts is not COMPACT  # as in training
+    policy.model.to("cuda" if cuda else "cpu")
+    evaluator = Evaluator(policy, PromptRenderer.for_policy(policy, args), args)
+    scores = Counter(dict.fromkeys(asked, 0))
+    with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+        for problem, verdict in evaluator.verdicts(asked, temperature=temperature):
+            scores[problem] += verdict is Verdict.CORRECT
+    return scores
+
+
+def baseline_scores(given: BaselineArgs, args: AZRArgs) -> dict[str, Scores]:
+    """The baselines by name. Takes seconds: it warm-starts one `tiny`."""
     rng = Random(f"{args.seed}/guesses")
-    problems = evaluation_problems(args)
-
-    def accuracy(texts: Sequence[str]) -> dict[str, float]:
-        span = args.min_prime, args.max_prime
-        verdicts = [judge_solver(t, p, *span) for t, p in zip(texts, problems, strict=True)]
-        return accuracy_metrics(problems, verdicts)
-
+    asked = [p for p in evaluation_problems(args) for _ in range(given.samples)]
+    scores = {
+        "guess at random": text_scores(
+            [guess(problem, rng, args) for problem in asked], asked, args
+        ),
+        "always 1": text_scores([format_answer(1)] * len(asked), asked, args),
+    }
     policy = build_tiny(args.max_prime, args.seed)
-    renderer = PromptRenderer.for_policy(policy, args)
-    evaluator = Evaluator(policy, renderer, args)
-    rows = {"guess at random": accuracy([guess(problem, rng, args) for problem in problems])}
-    rows["tiny, random weights"] = evaluator.accuracy(problems)
-    warm_start(policy, renderer, args)
-    rows["tiny, format-only warm start"] = evaluator.accuracy(problems)
-    rows["exact solver"] = accuracy([format_answer(problem.solution) for problem in problems])
-    return rows
+    temperature = given.sampling_temperature
+    scores["tiny, random weights"] = policy_scores(policy, args, asked, temperature)
+    policy.model.to("cpu")
+    warm_start(policy, PromptRenderer.for_policy(policy, args), args)
+    scores["tiny, format-only warm start"] = policy_scores(policy, args, asked, temperature)
+    exact = [format_answer(problem.solution) for problem in asked]
+    return scores | {EXACT: text_scores(exact, asked, args)}
+
+
+def model_scores(model: str, given: BaselineArgs, args: AZRArgs) -> Scores:
+    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError or ArgumentError."""
+    span = dict(min_prime=args.min_prime, max_prime=args.max_prime)
+    own = dict(**span, eval_problems=args.eval_problems, seed=args.seed)
+    if is_run(model):
+        try:
+            policy = load_pretrained(str(latest_checkpoint(model)))
+        except RunDirectoryError as error:
+            raise ArgumentError(f"--model {model}: must have a checkpoint ({error})") from error
+        policy, its_args = replace(policy, name=model), replace(run_args(model), **own)
+        require_words(policy, args.max_prime)
+    else:
+        its_args = AZRArgs(**preset(model) | own, model=model)
+        policy = load_policy(its_args)
+    asked = [p for p in evaluation_problems(args) for _ in range(given.samples)]
+    return policy_scores(policy, its_args, asked, given.sampling_temperature)
+
+
+def trained_on(model: str) -> set[Problem]:
+    """The problems of which a finished run has trained on answers. Raises ArgumentError."""
+    rows = load_values(latest_checkpoint(model))["problems"]["problems"]
+    if any(len(row) < 6 for row in rows):
+        raise ArgumentError(f"--model {model}: must be a run of this version; it counts no answers")
+    return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
+
+
+# ---------------------------------------------------------------- what they reach
+
+
+def _cell(row: Mapping) -> str:
+    if not row["n"]:
+        return "-"
+    return f"{row['accuracy']:.2f}\n{row['low']:.2f}-{row['high']:.2f}"
+
+
+def tables(rows: Sequence[Mapping], samples: int) -> list[Table]:
+    """Accuracy by band of each task; what was trained on, where a run is among the policies; pass@k."""
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    by_key = {(row["policy"], row["task"], row["band"]): row for row in rows}
+    shown = []
+    for task in map(str, TASKS):
+        table = Table("primes", Column("n", justify="right"), title=task)
+        for policy in policies:
+            table.add_column(policy, justify="right", min_width=9, overflow="fold")
+        for band in dict.fromkeys(row["band"] for row in rows):
+            own = [by_key.get((policy, task, band), {"n": 0}) for policy in policies]
+            if band not in (SEEN, UNSEEN) and own[0]["n"]:
+                table.add_row(band, str(own[0]["n"]), *map(_cell, own))
+        shown.append(table)
+    runs = [policy for policy in policies if (policy, str(TASKS[0]), SEEN) in by_key]
+    if runs:
+        table = Table("run", "task", title="accuracy on problems that a run has trained on, or not")
+        for header in ("all", "share seen", "seen", "n", "unseen", "n"):
+            table.add_column(header, justify="right")
+        for policy in runs:
+            for task in map(str, TASKS):
+                whole, seen, unseen = (by_key[policy, task, band] for band in (ALL, SEEN, UNSEEN))
+                share = f"{seen['n'] / whole['n']:.0%}"
+                parts = _cell(seen), str(seen["n"]), _cell(unseen), str(unseen["n"])
+                table.add_row(policy, task, _cell(whole), share, *parts)
+        shown.append(table)
+    if samples > 1:
+        ks = sorted({samples} | {2**power for power in range(7) if 2**power <= samples})
+        table = Table("policy", "task", title=f"pass@k, of {samples} samples")
+        for k in ks:
+            table.add_column(f"{k}", justify="right", min_width=4)
+        for policy in policies:
+            for task in map(str, TASKS):
+                row = by_key[policy, task, ALL]
+                table.add_row(policy, task, *(f"{row[f'pass@{k}']:.2f}" for k in ks))
+        shown.append(table)
+    return shown
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
+    """Exit status: 0; 1 where the exact solver was not right, which the judge must then be blamed for;
+    or 2 after one sentence on stderr about what cannot be done."""
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
-        args = parse_args(argv, only=FLAGS)
-    except ArgumentError as error:
+        about = __doc__.splitlines()[0]
+        given = BaselineArgs(**parse_values(argv, fields(BaselineArgs), description=about))
+        args = problem_args(given)
+        output = None if given.output is None else _folder(given.output)
+        seen = {model: trained_on(model) for model in given.model if is_run(model)}
+        scores = {model: model_scores(model, given, args) for model in given.model}
+        rows = []
+        for name, own in (baseline_scores(given, args) | scores).items():
+            rows += score_rows(name, own, given.samples, args, seen.get(name))
+    except (ArgumentError, PolicyError) as error:
         print(error, file=sys.stderr)
         return 2
-    counts = {task: sum(p.task is task for p in evaluation_problems(args)) for task in TASKS}
-    table = Table(title=f"Accuracy, primes {args.min_prime} to {args.max_prime}")
-    table.add_column("policy")
-    for task in TASKS:
-        table.add_column(f"{task} (n = {counts[task]})", justify="right")
-    for name, metrics in baseline_rows(args).items():
-        table.add_row(name, *(f"{metrics[f'eval/accuracy_{task}']:.3f}" for task in TASKS))
-    Console(width=100).print(table)
+    how = f"temperature {given.sampling_temperature:g}" if given.sampling_temperature else "greedy"
+    print(
+        f"accuracy with 95% Wilson intervals, {how}, primes {args.min_prime} to {args.max_prime}, "
+        f"seed {args.seed}"
+    )
+    console = Console(width=None if sys.stdout.isatty() else 100, markup=False)
+    for table in tables(rows, given.samples):
+        console.print(table)
+    if output is not None:
+        text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+        (output / FILES[0]).write_text(text, encoding="utf-8")
+        save_bars([row for row in rows if row["band"] not in (SEEN, UNSEEN)], output / FILES[1])
+        print(f"{output / FILES[0]} and {output / FILES[1]}")
+    if any(row["accuracy"] != 1 for row in rows if row["policy"] == EXACT and row["n"]):
+        print("the exact solver must be right everywhere: the judge is wrong", file=sys.stderr)
+        return 1
     return 0
+
+
+def _folder(name: str) -> Path:
+    """Made, and written into, before anything is measured for it. Raises ArgumentError."""
+    folder = Path(name)
+    if is_run(name):
+        raise ArgumentError(f"--output {name}: must be a folder other than that of a run")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+        taken = [file for file in FILES if (folder / file).exists()]
+    except OSError as error:
+        raise ArgumentError(
+            f"--output {name}: must be a folder that can be written ({error.strerror})"
+        ) from error
+    if taken:
+        raise ArgumentError(f"--output {name}: must be a folder without {' and '.join(taken)}")
+    return folder
 
 
 if __name__ == "__main__":

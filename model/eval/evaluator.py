@@ -38,11 +38,11 @@ def evaluation_problems(args: AZRArgs) -> list[Problem]:
     return chosen
 
 
-def accuracy_metrics(problems: Sequence[Problem], verdicts: Sequence[Verdict]) -> dict[str, float]:
+def accuracy_metrics(verdicts: Sequence[tuple[Problem, Verdict]]) -> dict[str, float]:
     """`eval/accuracy_{task}` for each task that has problems, and their mean, `eval/accuracy`."""
     metrics = {}
     for task in TASKS:
-        own = [v for p, v in zip(problems, verdicts, strict=True) if p.task is task]
+        own = [verdict for problem, verdict in verdicts if problem.task is task]
         if own:
             correct = sum(verdict is Verdict.CORRECT for verdict in own)
             metrics[f"eval/accuracy_{task}"] = correct / len(own)
@@ -83,12 +83,16 @@ class Evaluator:
         """The verdict, and the problem of a valid proposal."""
         return judge_rollout(item, self.args.min_prime, self.args.max_prime)
 
-    def accuracy(
+    def verdicts(
         self, problems: Sequence[Problem], *, temperature: float = 0.0
-    ) -> dict[str, float]:
-        """`accuracy_metrics` of one answer to each problem."""
+    ) -> list[tuple[Problem, Verdict]]:
+        """Each problem with the verdict of one answer to it, in order."""
         answers = self.solve(problems, temperature=temperature)
-        return accuracy_metrics(problems, [self.judge(answer)[0] for answer in answers])
+        return [(answer.problem, self.judge(answer)[0]) for answer in answers]
+
+    def accuracy(self, problems: Sequence[Problem]) -> dict[str, float]:
+        """`accuracy_metrics` of one greedy answer to each problem."""
+        return accuracy_metrics(self.verdicts(problems))
 
     def uniform_reward(self) -> dict[str, float]:
         """`eval/uniform_reward_{task}`: what a proposer would earn now that drew B problems a task

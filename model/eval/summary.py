@@ -15,8 +15,8 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 import numpy as np
-from scipy.stats import binomtest
 
+from compute.estimates import wilson_interval
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
 from prime_inversion import all_problems, best_constant
@@ -141,7 +141,7 @@ def certainty_rows(run: Run) -> list[dict[str, str]]:
 
 
 def _share(right: int, count: int) -> str:
-    low, high = binomtest(right, count).proportion_ci(method="wilson")
+    low, high = wilson_interval(right / count, count)
     return f"{right / count:.2f} ({low:.2f} to {high:.2f})"
 
 

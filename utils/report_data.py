@@ -1,0 +1,265 @@
+"""What the report shows, from the logs of runs: groups of runs that differ only in their seed, and the
+numbers of each.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from compute.reward import compute_r_propose
+from constants import LAST_EVALUATIONS
+from custom_types import TASKS
+from model.args import CHANGEABLE, AZRArgs
+from utils.curriculum import phases
+from utils.run_directory import read_config, read_if_any, read_metrics, read_problems
+
+MOST_ROWS, MOST_COLUMNS = 32, 64  # of a map
+MOST_TRANSCRIPTS = 600  # on the page
+DIGITS = 5
+LONGEST_NAME = 40  # of a group
+
+
+@dataclass(frozen=True)
+class Run:
+    """The logs of one run."""
+
+    name: str
+    config: Mapping
+    metrics: Sequence[Mapping]
+    problems: Sequence[Mapping]
+    evaluations: Sequence[Mapping]
+    rollouts: Sequence[Mapping]
+
+    @classmethod
+    def read(cls, run_dir: str | Path, name: str) -> "Run":
+        """Raises RunDirectoryError."""
+        own = (read_if_any(run_dir, log) for log in ("evaluations.jsonl", "rollouts.jsonl"))
+        logs = read_metrics(run_dir), read_problems(run_dir), *own
+        return cls(name, read_config(run_dir), *logs)
+
+    @property
+    def args(self) -> Mapping:
+        """Those that a run of an older version does not know are the defaults."""
+        return {**AZRArgs().as_dict(), **self.config["args"]}
+
+
+def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
+    """Runs by the names of their folders, or where two are the same, by their paths. Raises
+    RunDirectoryError."""
+    names = [Path(run_dir).resolve().name for run_dir in run_dirs]
+    if len(set(names)) < len(names):
+        names = list(map(str, run_dirs))
+    return [Run.read(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
+
+
+def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs that differ in nothing but the seed, by what sets them apart from the others, or by a letter
+    where that is long."""
+    one_group = CHANGEABLE | {"seed"}
+    found: dict[tuple, list[Run]] = defaultdict(list)
+    for run in runs:
+        key = tuple(
+            sorted((name, str(value)) for name, value in run.args.items() if name not in one_group)
+        )
+        found[key].append(run)
+    common = set.intersection(*(set(key) for key in found))
+    named: dict[str, list[Run]] = {}
+    for key, own in found.items():
+        text = ", ".join(f"{name} {value}" for name, value in key if (name, value) not in common)
+        text, letter = text or own[0].args["model"], chr(ord("A") + len(named))
+        named[text if len(text) <= LONGEST_NAME else f"runs {letter}"] = own
+    return named
+
+
+def curves(group: str, runs: Sequence[Run], keys: Iterable[str]) -> list[dict]:
+    """A row a step that any of the runs has: `group`, `step`, and of each key the mean, `low` and
+    `high` of the runs that have it."""
+    by_step: dict[int, list[Mapping]] = defaultdict(list)
+    for run in runs:
+        for row in run.metrics:
+            by_step[row["step"]].append(row)
+    rows = []
+    for step, own in sorted(by_step.items()):
+        row = {"group": group, "step": step}
+        for key in keys:
+            values = [one[key] for one in own if one.get(key) is not None]
+            if values:
+                row[key] = rounded(fmean(values))
+                if len(runs) > 1:
+                    row[f"{key} low"], row[f"{key} high"] = (
+                        rounded(min(values)),
+                        rounded(max(values)),
+                    )
+        rows.append(row)
+    return rows
+
+
+def _last(rows: Sequence[Mapping], key: str) -> str:
+    """The mean of the last evaluations, as text."""
+    values = [row[key] for row in rows if row.get(key) is not None][-LAST_EVALUATIONS:]
+    return f"{fmean(values):.2f}" if values else "-"
+
+
+def run_row(group: str, run: Run) -> dict[str, str]:
+    """One line of the table of what was run, as text."""
+    done = [row for row in run.metrics if row["step"]]
+    reached = {}
+    for task in TASKS:
+        key = f"eval/accuracy_{task}"
+        reached[f"accuracy, {task}"] = f"{_last(run.metrics[:1], key)} → {_last(run.metrics, key)}"
+    return {
+        "run": run.name,
+        "what": group,
+        "seed": str(run.args["seed"]),
+        "steps": str(len(done)),
+        "primes": f"{run.args['min_prime']} to {run.args['max_prime']}",
+        **reached,
+        "skipped updates": str(round(sum(row.get("skipped_updates", 0) for row in done))),
+        "seconds of steps": f"{sum(row['step_time'] for row in done):.0f}",
+    }
+
+
+def rounded(value: float) -> float:
+    """To 5 significant digits: a page shows no more."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    return round(value, DIGITS - 1 - math.floor(math.log10(abs(value))))
+
+
+class Grid:
+    """Cells of a map over (x, p): single problems, or where there are many, blocks of them."""
+
+    def __init__(self, primes: Sequence[int]):
+        size = math.ceil(len(primes) / MOST_ROWS)
+        blocks = [primes[start : start + size] for start in range(0, len(primes), size)]
+        self.labels = ["-".join(map(str, dict.fromkeys((own[0], own[-1])))) for own in blocks]
+        self.row = {p: text for text, own in zip(self.labels, blocks, strict=True) for p in own}
+        self.width = math.ceil(max(primes) / MOST_COLUMNS)
+        self.last = max(primes)
+
+    def cell(self, x: int, p: int) -> tuple[int, str]:
+        """Its least x, and its label on the axis of p."""
+        return (x - 1) // self.width * self.width + 1, self.row[p]
+
+    def place(self, cell: tuple[int, str]) -> dict:
+        """A cell as a row of data: `x`, `from` and `to` on the axis of x, and `p`."""
+        x, label = cell
+        return {"x": x, "from": x - 0.5, "to": x - 0.5 + self.width, "p": label}
+
+
+def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
+    """A row for each phase and cell (x, p) proposed in it: how often, its share of the phase's valid
+    proposals, and its mean solve rate."""
+    rows = []
+    for first, last in phases(max(len(run.problems) for run in runs)):
+        counts: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for run in runs:
+            for row in run.problems:
+                if first <= row["step"] <= last:
+                    for x, _, p, n, rate in row[task]:
+                        counts[grid.cell(x, p)] += [rate] * n
+        total = sum(map(len, counts.values()))
+        rows += [
+            {
+                "phase": f"steps {first} to {last}",
+                **grid.place(cell),
+                "times": len(rates),
+                "share": rounded(len(rates) / total),
+                "solve rate": rounded(fmean(rates)),
+            }
+            for cell, rates in counts.items()
+            if rates
+        ]
+    return rows
+
+
+def solve_rates(runs: Sequence[Run], task: str) -> list[dict]:
+    """A row for each phase and solve rate that attempts can have: its share of the valid proposals."""
+    n, rows = runs[0].args["n_attempts"], []
+    for first, last in phases(max(len(run.problems) for run in runs)):
+        counts = [0] * (n + 1)
+        for run in runs:
+            for row in run.problems:
+                if first <= row["step"] <= last:
+                    for *_, times, rate in row[task]:
+                        counts[round(rate * n)] += times
+        total = sum(counts)
+        rows += [
+            {
+                "phase": f"steps {first} to {last}",
+                "solve rate": rounded(level / n),
+                "share": rounded(count / total),
+                "learnability": compute_r_propose(
+                    level / n, extreme_reward=runs[0].args["extreme_reward"]
+                ),
+            }
+            for level, count in enumerate(counts)
+            if total
+        ]
+    return rows
+
+
+def learnability(group: str, runs: Sequence[Run]) -> list[dict]:
+    """A row a step: of each task the mean learnability of the valid proposals, as `curves` has it."""
+    found = []
+    for run in runs:
+        extreme = run.args["extreme_reward"]
+        rows = []
+        for row in run.problems:
+            values = {"step": row["step"]}
+            for task in map(str, TASKS):
+                earned = [
+                    compute_r_propose(rate, extreme_reward=extreme)
+                    for *_, times, rate in row[task]
+                    for _ in range(times)
+                ]
+                if earned:
+                    values[f"learnability/{task}"] = fmean(earned)
+            rows.append(values)
+        found.append(Run(run.name, run.config, rows, (), (), ()))
+    return curves(group, found, [f"learnability/{task}" for task in TASKS])
+
+
+def solved(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
+    """A row for each cell (x, p) of the last evaluations: the share of its problems, and of the runs,
+    that was answered, how many those are, and of a single one since which evaluation in a row."""
+    right: dict[tuple[int, str], list[int]] = defaultdict(list)
+    since: dict[tuple[int, str], int | str] = {}
+    for run in runs:
+        for row in run.evaluations:
+            for x, _, p, correct in row[task]:
+                cell = grid.cell(x, p)
+                begun = row["step"] if since.get(cell, "never") == "never" else since[cell]
+                since[cell] = begun if correct else "never"
+        for row in run.evaluations[-1:]:
+            for x, _, p, correct in row[task]:
+                right[grid.cell(x, p)].append(correct)
+    return [
+        {
+            **grid.place(cell),
+            "solved": rounded(fmean(values)),
+            "problems": len(values),
+            **({"since step": since[cell]} if len(values) == 1 else {}),
+        }
+        for cell, values in right.items()
+    ]
+
+
+def transcripts(runs: Sequence[Run]) -> list[dict]:
+    """Transcripts of steps spread evenly over each run, not more than a page can hold; `run` tells whose
+    they are."""
+    kept = []
+    for run in runs:
+        by_step: dict[int, list[Mapping]] = defaultdict(list)
+        for row in run.rollouts:
+            by_step[row["step"]].append(row)
+        each = max(map(len, by_step.values()), default=1)
+        wanted = max(1, MOST_TRANSCRIPTS // len(runs) // each)
+        steps = sorted(by_step)
+        stride = max(1, math.ceil(len(steps) / wanted))
+        for step in dict.fromkeys([*steps[::stride], *steps[-1:]]):
+            kept += [{"run": run.name, **row} for row in by_step[step]]
+    return kept
