@@ -121,6 +121,12 @@ class AZRArgs:
     aggregate: str = flag("sequence", "what the objective averages", choices=("sequence", "token"))
     proposer_weight: float = flag(3.0, "what a proposal counts beside an answer", above=0)
     entropy_coef: float = flag(0.1, "weight of the entropy bonus", least=0)
+    entropy_floor: float = flag(
+        0.0,
+        "the bonus is paid for the entropy among tokens of at least this probability; 0: among all",
+        least=0,
+        most=1,
+    )
     max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0)
     # the format-only warm start of tiny
     warm_start_steps: int = flag(80, "supervised steps on format alone, tiny only", least=0)

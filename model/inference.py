@@ -7,6 +7,7 @@ with or without gradient, and `response_logprobs` those of packed rows; what bot
 place where logits are shifted, scaled and normalised.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -192,13 +193,21 @@ def position_ids(attention_mask: Tensor) -> Tensor:
     return attention_mask.long().cumsum(1).sub(1).clamp(min=0)
 
 
-def _score(hidden: Tensor, targets: Tensor, head, temperature: float) -> tuple[Tensor, Tensor]:
+def _score(
+    hidden: Tensor, targets: Tensor, head, temperature: float, floor: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probability of each target, entropy, and entropy among the tokens of at least `floor`."""
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     log_normaliser = logits.logsumexp(-1, keepdim=True)
     logprobs = logits.gather(-1, targets[:, None]) - log_normaliser
     entropy = log_normaliser.squeeze(-1) - ((logits - log_normaliser).exp() * logits).sum(-1)
-    return logprobs.squeeze(-1), entropy
+    if floor == 0:
+        return logprobs.squeeze(-1), entropy, entropy
+    bar = torch.minimum(logits.amax(-1, keepdim=True), log_normaliser + math.log(floor))
+    likely = logits >= bar
+    among = logits.masked_fill(~likely, -math.inf).log_softmax(-1).masked_fill(~likely, 0)
+    return logprobs.squeeze(-1), entropy, -(among.exp() * among * likely).sum(-1)
 
 
 def token_logprobs(
@@ -222,12 +231,15 @@ def token_logprobs(
         targets=input_ids,
         mask=response_mask,
         temperature=temperature,
-    )
+    )[:2]
 
 
-def response_logprobs(model, batch: MiniBatch, temperature: float) -> tuple[Tensor, Tensor]:
+def response_logprobs(
+    model, batch: MiniBatch, temperature: float, floor: float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """`token_logprobs` of packed rows: log-probability and entropy, (n, length) each, of the
-    responses of a MiniBatch, 0 outside its `response_mask`."""
+    responses of a MiniBatch, 0 outside its `response_mask`; and the entropy of the choice among the
+    tokens whose probability is at least `floor`, which without one is the entropy."""
     return _score_responses(
         model,
         (batch.input_ids, batch.attention_mask, batch.position_ids),
@@ -235,12 +247,13 @@ def response_logprobs(model, batch: MiniBatch, temperature: float) -> tuple[Tens
         targets=batch.targets,
         mask=batch.response_mask,
         temperature=temperature,
+        floor=floor,
     )
 
 
 def _score_responses(
-    model, read, *, sources: Tensor, targets: Tensor, mask: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
+    model, read, *, sources: Tensor, targets: Tensor, mask: Tensor, temperature: float, floor=0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """read: ids, attention mask and positions, as the model takes them. sources, targets, mask, of one
     shape: where each token's logits come from, as an index into the flattened ids; the token; and
     whether it counts."""
@@ -255,9 +268,9 @@ def _score_responses(
     head = model.get_output_embeddings()
     chunk = max(1, LOGIT_CHUNK_ELEMENTS // model.config.vocab_size)
     parts = [
-        checkpoint(_score, part, target, head, temperature, use_reentrant=False)
+        checkpoint(_score, part, target, head, temperature, floor, use_reentrant=False)
         for part, target in zip(hidden.split(chunk), targets[mask].split(chunk), strict=True)
     ]
-    logprobs, entropy = (torch.cat(values) for values in zip(*parts, strict=True))
-    blank = logprobs.new_zeros(mask.shape)
-    return blank.masked_scatter(mask, logprobs), blank.masked_scatter(mask, entropy)
+    joined = [torch.cat(values) for values in zip(*parts, strict=True)]
+    blank = joined[0].new_zeros(mask.shape)
+    return tuple(blank.masked_scatter(mask, values) for values in joined)

@@ -223,7 +223,7 @@ class AZRTrainer:
         """Replace the sampler's log-probabilities by those of the training forward: ρ starts at 1."""
         rescored = []
         for part in microbatches(examples, self.args.microbatch_tokens):
-            batch, logprobs, entropy = self._score(part)
+            batch, logprobs, entropy, _ = self._score(part)
             sampling.add(batch, logprobs, entropy)
             values = iter(logprobs[batch.response_mask].tolist())
             for example in chain.from_iterable(part):
@@ -261,13 +261,13 @@ class AZRTrainer:
         """Add the gradient of all processes' `examples`, in as many parts as fit; diagnostics."""
         args, diagnostics = self.args, []
         for part in microbatches(examples, args.microbatch_tokens):
-            batch, logprobs, entropy = self._score(part)
+            batch, logprobs, entropy, bonus = self._score(part)
             if sampling is not None:
                 sampling.add(batch, logprobs.detach(), entropy.detach())
                 batch = replace(batch, old_logprobs=logprobs.detach())
             over = dict(aggregate=args.aggregate, denominator=denominator, weights=batch.weights)
             objective, extra = self._objective(logprobs, batch, **over)
-            bonus = aggregate_tokens(entropy, batch.response_mask, **over)
+            bonus = aggregate_tokens(bonus, batch.response_mask, **over)
             loss = -objective - args.entropy_coef * bonus
             self.accelerator.backward(loss)
             extra["loss"] = loss.detach()
@@ -287,8 +287,11 @@ class AZRTrainer:
             **mean_over,
         )
 
-    def _score(self, part: Sequence[Sequence[Example]]) -> tuple[MiniBatch, Tensor, Tensor]:
-        """Rows of a part as a batch, the log-probabilities of its responses, and their entropy."""
+    def _score(self, part: Sequence[Sequence]) -> tuple[MiniBatch, Tensor, Tensor, Tensor]:
+        """Rows of a part as a batch; of its responses the log-probabilities, their entropy, and what of
+        that the bonus is paid for."""
         batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
+        floor = self.args.entropy_floor
         with self.accelerator.autocast():
-            return batch, *response_logprobs(self.policy.model, batch, self.args.temperature)
+            scores = response_logprobs(self.policy.model, batch, self.args.temperature, floor)
+        return batch, *scores

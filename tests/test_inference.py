@@ -153,7 +153,8 @@ def test_shared_prompts_change_neither_value_nor_gradient(qwen):
         score = (logprobs.sum(1) * torch.arange(1, len(order) + 1)).sum() + 0.3 * entropy.sum()
         return torch.cat([g.flatten() for g in torch.autograd.grad(score, list(qwen.parameters()))])
 
-    shared = response_logprobs(qwen, packed, 0.7)
+    *shared, bonus = response_logprobs(qwen, packed, 0.7)
+    assert torch.equal(bonus, shared[1])
     plain = token_logprobs(qwen, ids, mask, response, 0.7)
     for ours, theirs in zip(shared, plain, strict=True):
         torch.testing.assert_close(ours[packed.response_mask], theirs[response], rtol=0, atol=1e-9)
@@ -162,7 +163,7 @@ def test_shared_prompts_change_neither_value_nor_gradient(qwen):
     assert relative(ours, theirs) < 1e-6
 
     blurred = torch.ones_like(packed.attention_mask).tril()
-    off, _ = response_logprobs(qwen, replace(packed, attention_mask=blurred), 0.7)
+    off, *_ = response_logprobs(qwen, replace(packed, attention_mask=blurred), 0.7)
     assert (off - shared[0]).abs().max() > 0.01
 
 

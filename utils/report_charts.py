@@ -24,7 +24,13 @@ def _legend(labels: Sequence[str]) -> dict | None:
     """Below the chart, where there is something to tell apart."""
     longest = max(map(len, labels), default=0)
     columns = 1 if longest > 28 else 2 if longest > 12 else 4
-    own = {"orient": "bottom", "title": None, "columns": columns, "labelLimit": 260}
+    own = {
+        "orient": "bottom",
+        "title": None,
+        "columns": columns,
+        "labelLimit": 260,
+        "symbolOpacity": 1,
+    }
     return own if len(labels) > 1 else None
 
 
@@ -141,7 +147,7 @@ def solve_rate_chart(title: str, data: str) -> dict:
         "type": "ordinal",
         "sort": None,
         "scale": {"scheme": "viridis"},
-        "legend": {**_legend(["steps", "of a phase"]), "symbolType": "circle"},
+        "legend": {**_legend(["steps 101 to 200", "and others"]), "symbolType": "circle"},
     }
     shown = [
         {"field": "phase", "type": "nominal"},
