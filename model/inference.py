@@ -207,7 +207,7 @@ def _score(
     bar = torch.minimum(logits.amax(-1, keepdim=True), log_normaliser + math.log(floor))
     likely = logits >= bar
     among = logits.masked_fill(~likely, -math.inf).log_softmax(-1).masked_fill(~likely, 0)
-    return logprobs.squeeze(-1), entropy, -(among.exp() * among * likely).sum(-1)
+    return logprobs.squeeze(-1), entropy, -(among.exp() * among).sum(-1)
 
 
 def token_logprobs(

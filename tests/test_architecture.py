@@ -23,7 +23,7 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
 ANY_UTILS = {
     "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
     "utils.metrics", "utils.plots", "utils.prefix_tree", "utils.processes", "utils.random_states",
-    "utils.recorder", "utils.report", "utils.report_charts", "utils.report_data", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
+    "utils.recorder", "utils.report", "utils.report_charts", "utils.report_data", "utils.report_page", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
     "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
@@ -76,6 +76,7 @@ ROOMS = {
     "utils.report": UTILS,
     "utils.report_charts": set(),
     "utils.report_data": UTILS,
+    "utils.report_page": UTILS,
     "utils.resumption": UTILS,
     "utils.run_directory": UTILS,
     "utils.tables": UTILS,
@@ -125,12 +126,19 @@ ADDITIONS = {
         "utils.checkpoints",  # replaces a file at one blow
         "utils.report_charts",
         "utils.report_data",
+        "utils.report_page",
     },
-    "utils.report_charts": {"utils.report_data"},  # draws cells of its grid
+    "utils.report_page": {"utils.report_charts", "utils.report_data"},  # holds both
+    "utils.report_charts": {
+        "utils.curriculum",  # the same scale of shares
+        "utils.plots",  # marks points as few
+        "utils.report_data",  # draws cells of its grid
+    },
     "utils.report_data": {
         "compute.reward",  # what a solve rate earns
         "utils.curriculum",  # the phases of a run
         "utils.run_directory",
+        "utils.tables",  # names of blocks
     },
     "utils.run_directory": {"utils.checkpoints", "utils.logs"},  # the parts of the folder
     "utils.resumption": {"utils.checkpoints", "utils.run_directory"},  # where there is a run

@@ -8,10 +8,12 @@ import pytest
 from test_cli import command
 from trainers import make_trainer
 
+from constants import ROOT
 from custom_types import TASKS, Problem, Role, TaskType
 from model.args import AZRArgs
 from model.eval import baselines
 from model.eval.baselines import BaselineArgs, baseline_scores, problem_args, trained_on
+from model.eval.evaluator import evaluation_problems
 from model.eval.scores import ALL, SEEN, UNSEEN, bands, score_rows
 from model.flags import ArgumentError
 from prime_inversion import all_problems, primes_between
@@ -25,11 +27,17 @@ def accuracies(rows: list[dict], policy: str, band: str = ALL) -> dict[str, floa
     }
 
 
+def asked(given: BaselineArgs, args: AZRArgs) -> list[Problem]:
+    return [problem for problem in evaluation_problems(args) for _ in range(given.samples)]
+
+
 def test_the_exact_solver_is_perfect_up_to_the_largest_prime():
     """It checks the judge and the answer format over a sample of the whole range."""
     given = BaselineArgs(max_prime=617, num_problems=60, samples=2)
     args = problem_args(given)
-    rows = score_rows("exact", baseline_scores(given, args)["exact solver"], 2, args)
+    rows = score_rows(
+        "exact", baseline_scores(args, asked(given, args), 0.0)["exact solver"], 2, args
+    )
     assert {row["accuracy"] for row in rows if row["n"]} == {1.0}
     assert {row["pass@2"] for row in rows if row["n"]} == {1.0}
 
@@ -38,7 +46,9 @@ def test_always_1_solves_what_1_solves():
     """x * 1 and 1 * y, one problem a prime; 1 is no prime."""
     given = BaselineArgs(max_prime=13)
     args = problem_args(given)
-    rows = score_rows("always 1", baseline_scores(given, args)["always 1"], 1, args)
+    rows = score_rows(
+        "always 1", baseline_scores(args, asked(given, args), 0.0)["always 1"], 1, args
+    )
     assert accuracies(rows, "always 1") == {
         "abduction": 4 / 32,
         "deduction": 4 / 32,
@@ -124,6 +134,7 @@ def test_what_was_trained_on_is_what_entered_the_updates(warm_tiny):
         (("--samples", "2", "--temperature", "0"), "must have a temperature above 0"),
         (("--model", "no/such-model"), "--model no/such-model: "),
         (("--models", "tiny"), "did you mean --model?"),
+        (("--model", str(ROOT / "diagrams/runs/seed0")), "seed0: must have a checkpoint"),
         (("--output", "/proc/none"), "--output /proc/none: must be a folder that can be written"),
     ],
 )

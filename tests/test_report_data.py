@@ -36,8 +36,8 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
 
 
 def test_curves_are_means_with_the_range_of_the_runs():
-    one = made_up(metrics=[{"step": 0, "a": 1.0}, {"step": 1, "a": None}, {"step": 2, "a": 3.0}])
-    other = made_up(metrics=[{"step": 0, "a": 2.0}, {"step": 1, "a": 4.0}])
+    one = [{"step": 0, "a": 1.0}, {"step": 1, "a": None}, {"step": 2, "a": 3.0}]
+    other = [{"step": 0, "a": 2.0}, {"step": 1, "a": 4.0}]
     assert curves("g", [one], ["a", "b"]) == [
         {"group": "g", "step": 0, "a": 1.0}, {"group": "g", "step": 1}, {"group": "g", "step": 2, "a": 3.0}
     ]  # fmt: skip
@@ -78,7 +78,7 @@ def test_proposals_and_their_solve_rates_by_hand():
     assert [row["learnability"] for row in first] == [0, 0.75, 0.5, 0.25, 0]
     for row in problems:
         row |= {"deduction": [], "induction": []}
-    earned = [row.get("learnability/abduction") for row in learnability("g", [run])]
+    earned = [row.get("learnability/abduction") for row in learnability(run)]
     assert earned == [pytest.approx((3 * 0.75 + 0) / 4), 0.25]
 
 

@@ -50,11 +50,10 @@ class Console:
 
     def resumed(self, checkpoint: Path | None, rows: Sequence[Mapping]) -> None:
         """The run goes on after `rows`, or starts again where it had no checkpoint yet."""
-        known = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row]
         if checkpoint is None:
             self.say("there is no checkpoint yet: starting from step 0")
         else:
-            self.accuracy = known[-1]
+            self.accuracy = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row][-1]
             self.say(f"going on from {checkpoint}")
 
     def warm_started(self, loss: float, seconds: float) -> None:

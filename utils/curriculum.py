@@ -19,6 +19,7 @@ from prime_inversion import primes_between
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
 PHASE_ENDS = (0.1, 0.25, 0.5, 1.0)  # of the run
+SHARES = (1e-4, 0.3)  # of a phase's proposals, from the dark end of the scale to the bright one
 SMOOTHED = 5  # steps
 
 
@@ -52,7 +53,7 @@ def curriculum_figure(rows: Sequence[Mapping], steps: Sequence[Mapping], args: M
     grid = lower.subplots(len(TASKS), len(spans), sharex=True, sharey=True, squeeze=False)
     tables = [[proposal_counts(steps, task, primes, *span) for span in spans] for task in TASKS]
     shares = [[table / max(table.sum(), 1) for table in own] for own in tables]
-    norm = LogNorm(1e-4, 0.3)
+    norm = LogNorm(*SHARES)
     for task, own, line in zip(TASKS, shares, grid, strict=True):
         for (first, last), share, axes in zip(spans, own, line, strict=True):
             image = axes.imshow(

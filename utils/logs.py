@@ -1,5 +1,5 @@
-"""The logs of a run: metrics, transcripts, problems, evaluations. One JSON object a line, flushed line by line, so
-that a run that dies leaves every step it finished.
+"""The logs of a run: metrics, transcripts, problems, evaluations. One JSON object a line, flushed line
+by line, so that a run that dies leaves every step it finished.
 """
 
 import fcntl

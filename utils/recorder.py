@@ -1,4 +1,5 @@
-"""Everything a run writes and says: run directory, terminal, tracker, plots, report. One process does."""
+"""Everything a run writes and says: run directory, terminal, tracker, plots, report. One process does
+it."""
 
 import sys
 from collections.abc import Callable, Mapping

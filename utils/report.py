@@ -4,10 +4,10 @@ Its charts are drawn by Vega-Lite, whose scripts the page holds; text that a mod
 """
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 from html import escape
+from operator import attrgetter
 from pathlib import Path
 from string import Template
 
@@ -15,11 +15,10 @@ from constants import LAST_EVALUATIONS
 from custom_types import ROLES, TASKS
 from prime_inversion import primes_between
 from utils.checkpoints import replace_text
-from utils.report_charts import curve_chart, proposal_map, solve_rate_chart, solved_map, stack_chart
+from utils.report_charts import proposal_map, solve_rate_chart, solved_map, stack_chart
 from utils.report_data import (
     Grid,
     Run,
-    curves,
     groups,
     learnability,
     proposals,
@@ -29,6 +28,7 @@ from utils.report_data import (
     solved,
     transcripts,
 )
+from utils.report_page import Page
 
 PAGE = Path(__file__).with_name("report.html")
 SHARE, REWARD = (0, 1), (-1, 1)
@@ -82,63 +82,6 @@ KEYS = [
 ]
 
 
-class Page:
-    """Sections of text, tables and charts, and the data that the charts name."""
-
-    def __init__(self, grouped: Mapping[str, Sequence[Run]]):
-        self.grouped = grouped
-        self.several = dict(
-            several_runs=any(len(own) > 1 for own in grouped.values()),
-            groups=list(grouped),
-        )
-        self.parts: list[str] = []
-        self.charts: list[dict] = []
-        self.data: dict[str, list[dict]] = {}
-
-    def section(self, title: str, *paragraphs: str) -> None:
-        """A headline and what explains it."""
-        self.parts.append(f"<h2>{escape(title)}</h2>")
-        self.parts += [f"<p>{escape(text)}</p>" for text in paragraphs]
-
-    def table(self, rows: Sequence[Mapping[str, str]]) -> None:
-        """A line for each of `rows`, under their common keys."""
-        lines = [_cells("th", rows[0]), *(_cells("td", row.values()) for row in rows)]
-        self.parts.append(f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>')
-
-    def row(self, charts: Sequence[Mapping], kind: str = "") -> None:
-        """Charts side by side, as many as there is room for."""
-        places = []
-        for chart in charts:
-            title = escape(chart["title"]["text"])
-            places.append(
-                f'<div class="chart" id="chart{len(self.charts)}" role="img" aria-label="{title}"></div>'
-            )
-            self.charts.append(dict(chart))
-        self.parts.append(f'<div class="charts {kind}">{"".join(places)}</div>')
-
-    def curves(self, panels: Sequence[tuple], data: str = "curves") -> list[dict]:
-        """A chart for each panel of which `data` has anything; its range grows where a value leaves it."""
-        known = Counter(key for row in self.data[data] for key in row)
-        charts = []
-        for title, series, span in panels:
-            own = [key for key in series.values() if key in known]
-            ends = [f"{key}{end}" for key in own for end in ("", " low", " high")]
-            values = [row[key] for row in self.data[data] for key in ends if key in row]
-            if own:
-                domain = span and (min(span[0], *values), max(span[1], *values))
-                chart = curve_chart(title, data, series, domain=domain, known=known, **self.several)
-                charts.append(chart)
-        return charts
-
-    def titled(self, title: str, group: str) -> str:
-        """With the group's name where there are several."""
-        return f"{title}: {group}" if len(self.grouped) > 1 else title
-
-
-def _cells(kind: str, texts) -> str:
-    return "<tr>" + "".join(f"<{kind}>{escape(text)}</{kind}>" for text in texts) + "</tr>"
-
-
 @cache
 def _scripts() -> str:
     """Vega, Vega-Lite and Vega-Embed, as an HTML script may hold them."""
@@ -152,9 +95,7 @@ def save_report(run_dirs: Sequence[str | Path], path: Path) -> Path:
     RunDirectoryError, or OSError where it cannot be written."""
     runs = read_runs(run_dirs)
     page = Page(groups(runs))
-    for name, own in page.grouped.items():
-        rows = curves(name, own, [*KEYS, *TIME.values()])
-        page.data["curves"] = page.data.get("curves", []) + rows
+    page.add_curves("curves", attrgetter("metrics"), [*KEYS, *TIME.values()])
     for fill in (_runs, _accuracy, _learnability, _proposals, _solved, _update, _time):
         fill(page)
     content = {"charts": page.charts, "data": page.data, "transcripts": transcripts(runs)}
@@ -201,34 +142,30 @@ def _accuracy(page: Page) -> None:
 def _learnability(page: Page) -> None:
     page.section(
         "Learnability",
-        "1 - r̄ of the valid proposals, 0 where r̄ is 0 or 1 and whatever else they earn, and how they spread over solve rates in each phase of a run; "
-        "the dotted line is the learnability of a proposal with that solve rate.",
+        "1 - r̄ of the valid proposals, 0 where r̄ is 0 or 1 and whatever else they earn, and how they "
+        "spread over solve rates in each phase of a run; the dotted line is the learnability of a proposal with that solve rate.",
     )
-    for name, own in page.grouped.items():
-        rows = learnability(name, own)
-        page.data["learnability"] = page.data.get("learnability", []) + rows
-    panel = "Mean learnability of the valid proposals", _by_task("learnability/"), SHARE
+    series = _by_task("learnability/")
+    page.add_curves("learnability", learnability, series.values())
+    panel = "Mean learnability of the valid proposals", series, SHARE
     charts = page.curves([panel], "learnability")
-    for index, (name, own) in enumerate(page.grouped.items()):
-        for task in map(str, TASKS):
-            page.data[f"rates {index} {task}"] = rows = solve_rates(own, task)
+    for name, own in page.grouped.items():
+        for task, data, rows in page.by_task("rates", name, partial(solve_rates, own)):
             title = page.titled(f"Solve rates, {task}", name)
-            charts += [solve_rate_chart(title, f"rates {index} {task}")] if rows else []
+            charts += [solve_rate_chart(title, data)] if rows else []
     page.row(charts)
 
 
 def _proposals(page: Page) -> None:
     page.section(
         "What the proposer proposed",
-        "Below the curves, the problems (x, p), or blocks of them, proposed in each phase: yellow ones are a third of the "
-        "phase's valid proposals, dark ones a ten-thousandth, empty ones were not proposed.",
+        "Below the curves, the problems (x, p), or blocks of them, proposed in each phase: yellow ones are "
+        "a third of the phase's valid proposals, dark ones a ten-thousandth, empty ones were not proposed.",
     )
     page.row(page.curves(PROPOSALS))
-    for index, (name, own) in enumerate(page.grouped.items()):
+    for name, own in page.grouped.items():
         grid = _grid(own)
-        for task in map(str, TASKS):
-            data = f"proposed {index} {task}"
-            page.data[data] = rows = proposals(own, task, grid)
+        for task, data, rows in page.by_task("proposed", name, partial(proposals, own, grid=grid)):
             page.row(
                 [
                     proposal_map(page.titled(f"{task}, {phase}", name), data, phase, grid)
@@ -244,14 +181,11 @@ def _solved(page: Page) -> None:
         "Each problem (x, p) of the last evaluation, or block of them: green was answered, orange was not"
         + (", shades between by some of the runs." if page.several["several_runs"] else "."),
     )
-    for index, (name, own) in enumerate(page.grouped.items()):
+    for name, own in page.grouped.items():
         charts, grid = [], _grid(own)
-        for task in map(str, TASKS):
-            data = f"solved {index} {task}"
-            page.data[data] = rows = solved(own, task, grid)
-            title = page.titled(
-                f"{task}, {sum(row['problems'] for row in rows) // len(own)} problems", name
-            )
+        for task, data, rows in page.by_task("solved", name, partial(solved, own, grid=grid)):
+            count = sum(row["problems"] for row in rows) // len(own)
+            title = page.titled(f"{task}, {count} problems", name)
             if rows:
                 charts.append(solved_map(title, data, grid, grid.width == len(own) == 1))
         if charts:

@@ -5,12 +5,13 @@ Each names its data, which the page holds once. Colours of text and lines are th
 
 from collections.abc import Mapping, Sequence
 
+from utils.curriculum import SHARES
+from utils.plots import MARKED_POINTS
 from utils.report_data import Grid
 
 PALETTE = ("#3b8ed0", "#d55e00", "#00a078", "#b678b0", "#9a8a00", "#7f7f7f")  # light and dark
 RIGHT, WRONG = "#00a078", "#d55e00"
 HEIGHT = 190
-MARKED_POINTS = 60  # a series with fewer points shows them
 SMALL_NUMBERS = (
     "datum.value != 0 && abs(datum.value) < 0.001 ? format(datum.value, '.1e') : datum.label"
 )
@@ -45,8 +46,7 @@ def curve_chart(
     domain: tuple[float, float] | None = None,
 ) -> dict:
     """Lines against steps. series: label -> key, of the rows of `data`; a colour each, a dash for each
-    group, and a band from lowest to highest run. known: how many rows have each
-    key."""
+    group, and a band from lowest to highest run. known: how many rows have each key."""
     scale = {"domain": list(domain)} if domain else {"zero": False, "nice": True}
     x = {"field": "step", "type": "quantitative", "axis": _axis("self-play step", tickMinStep=1)}
     paint = {
@@ -134,7 +134,7 @@ def _hover(x: Mapping, series: Mapping[str, str], several_groups: bool) -> dict:
 
 
 def solve_rate_chart(title: str, data: str) -> dict:
-    """How the proposals of each phase spread over solve rates, and what each solve rate earns."""
+    """How the proposals of each phase spread over solve rates, and the learnability of each."""
     x = {
         "field": "solve rate",
         "type": "quantitative",
@@ -155,7 +155,7 @@ def solve_rate_chart(title: str, data: str) -> dict:
         {"field": "share", "type": "quantitative", "format": ".2%"},
         {"field": "learnability", "type": "quantitative", "format": ".3~g"},
     ]
-    earned = {
+    learnability = {
         "mark": {"type": "line", "strokeDash": [2, 3], "color": "#888888"},
         "encoding": {"x": x, "y": {"field": "learnability", "aggregate": "max", **y}},
     }
@@ -163,7 +163,7 @@ def solve_rate_chart(title: str, data: str) -> dict:
         "mark": {"type": "line", "point": {"size": 30}},
         "encoding": {"x": x, "y": {"field": "share", **y}, "color": phases, "tooltip": shown},
     }
-    return _chart(title, data, {"layer": [earned, shares]})
+    return _chart(title, data, {"layer": [learnability, shares]})
 
 
 def proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
@@ -173,7 +173,7 @@ def proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
         "type": "quantitative",
         "scale": {
             "type": "log",
-            "domain": [1e-4, 0.3],
+            "domain": list(SHARES),
             "clamp": True,
             "scheme": {"name": "viridis", "extent": [0.12, 1]},
         },
@@ -256,7 +256,7 @@ def stack_chart(title: str, data: str, series: Mapping[str, str], group: str) ->
             "y": {
                 "field": "seconds",
                 "type": "quantitative",
-                "aggregate": "sum",
+                "stack": "zero",
                 "axis": _axis(None),
             },
             "color": {

@@ -4,8 +4,10 @@ numbers of each.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -15,6 +17,7 @@ from custom_types import TASKS
 from model.args import CHANGEABLE, AZRArgs
 from utils.curriculum import phases
 from utils.run_directory import read_config, read_if_any, read_metrics, read_problems
+from utils.tables import span_name
 
 MOST_ROWS, MOST_COLUMNS = 32, 64  # of a map
 MOST_TRANSCRIPTS = 600  # on the page
@@ -40,7 +43,7 @@ class Run:
         logs = read_metrics(run_dir), read_problems(run_dir), *own
         return cls(name, read_config(run_dir), *logs)
 
-    @property
+    @cached_property
     def args(self) -> Mapping:
         """Those that a run of an older version does not know are the defaults."""
         return {**AZRArgs().as_dict(), **self.config["args"]}
@@ -74,13 +77,12 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return named
 
 
-def curves(group: str, runs: Sequence[Run], keys: Iterable[str]) -> list[dict]:
-    """A row a step that any of the runs has: `group`, `step`, and of each key the mean, `low` and
-    `high` of the runs that have it."""
+def curves(group: str, logs: Sequence[Sequence[Mapping]], keys: Iterable[str]) -> list[dict]:
+    """A row a step that any of the runs has whose rows are `logs`: `group`, `step`, and of each key the
+    mean, `low` and `high` of the runs that have it."""
     by_step: dict[int, list[Mapping]] = defaultdict(list)
-    for run in runs:
-        for row in run.metrics:
-            by_step[row["step"]].append(row)
+    for row in chain.from_iterable(logs):
+        by_step[row["step"]].append(row)
     rows = []
     for step, own in sorted(by_step.items()):
         row = {"group": group, "step": step}
@@ -88,11 +90,9 @@ def curves(group: str, runs: Sequence[Run], keys: Iterable[str]) -> list[dict]:
             values = [one[key] for one in own if one.get(key) is not None]
             if values:
                 row[key] = rounded(fmean(values))
-                if len(runs) > 1:
-                    row[f"{key} low"], row[f"{key} high"] = (
-                        rounded(min(values)),
-                        rounded(max(values)),
-                    )
+                if len(logs) > 1:
+                    row[f"{key} low"] = rounded(min(values))
+                    row[f"{key} high"] = rounded(max(values))
         rows.append(row)
     return rows
 
@@ -135,7 +135,7 @@ class Grid:
     def __init__(self, primes: Sequence[int]):
         size = math.ceil(len(primes) / MOST_ROWS)
         blocks = [primes[start : start + size] for start in range(0, len(primes), size)]
-        self.labels = ["-".join(map(str, dict.fromkeys((own[0], own[-1])))) for own in blocks]
+        self.labels = [span_name(own) for own in blocks]
         self.row = {p: text for text, own in zip(self.labels, blocks, strict=True) for p in own}
         self.width = math.ceil(max(primes) / MOST_COLUMNS)
         self.last = max(primes)
@@ -150,21 +150,25 @@ class Grid:
         return {"x": x, "from": x - 0.5, "to": x - 0.5 + self.width, "p": label}
 
 
+def _by_phase(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[Sequence]]]:
+    """The name of each phase, and what was proposed in it, as problems.jsonl has it."""
+    for first, last in phases(max(len(run.problems) for run in runs)):
+        steps = [row for run in runs for row in run.problems if first <= row["step"] <= last]
+        yield f"steps {first} to {last}", [item for row in steps for item in row[task]]
+
+
 def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
     """A row for each phase and cell (x, p) proposed in it: how often, its share of the phase's valid
     proposals, and its mean solve rate."""
     rows = []
-    for first, last in phases(max(len(run.problems) for run in runs)):
+    for phase, proposed in _by_phase(runs, task):
         counts: dict[tuple[int, str], list[float]] = defaultdict(list)
-        for run in runs:
-            for row in run.problems:
-                if first <= row["step"] <= last:
-                    for x, _, p, n, rate in row[task]:
-                        counts[grid.cell(x, p)] += [rate] * n
+        for x, _, p, times, rate in proposed:
+            counts[grid.cell(x, p)] += [rate] * times
         total = sum(map(len, counts.values()))
         rows += [
             {
-                "phase": f"steps {first} to {last}",
+                "phase": phase,
                 **grid.place(cell),
                 "times": len(rates),
                 "share": rounded(len(rates) / total),
@@ -177,24 +181,21 @@ def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
 
 
 def solve_rates(runs: Sequence[Run], task: str) -> list[dict]:
-    """A row for each phase and solve rate that attempts can have: its share of the valid proposals."""
-    n, rows = runs[0].args["n_attempts"], []
-    for first, last in phases(max(len(run.problems) for run in runs)):
+    """A row for each phase and solve rate that attempts can have: its share of the valid proposals, and
+    its learnability."""
+    args, rows = runs[0].args, []
+    n, extreme = args["n_attempts"], args["extreme_reward"]
+    for phase, proposed in _by_phase(runs, task):
         counts = [0] * (n + 1)
-        for run in runs:
-            for row in run.problems:
-                if first <= row["step"] <= last:
-                    for *_, times, rate in row[task]:
-                        counts[round(rate * n)] += times
+        for *_, times, rate in proposed:
+            counts[round(rate * n)] += times
         total = sum(counts)
         rows += [
             {
-                "phase": f"steps {first} to {last}",
+                "phase": phase,
                 "solve rate": rounded(level / n),
                 "share": rounded(count / total),
-                "learnability": compute_r_propose(
-                    level / n, extreme_reward=runs[0].args["extreme_reward"]
-                ),
+                "learnability": compute_r_propose(level / n, extreme_reward=extreme),
             }
             for level, count in enumerate(counts)
             if total
@@ -202,25 +203,18 @@ def solve_rates(runs: Sequence[Run], task: str) -> list[dict]:
     return rows
 
 
-def learnability(group: str, runs: Sequence[Run]) -> list[dict]:
-    """A row a step: of each task the mean learnability of the valid proposals, as `curves` has it."""
-    found = []
-    for run in runs:
-        extreme = run.args["extreme_reward"]
-        rows = []
-        for row in run.problems:
-            values = {"step": row["step"]}
-            for task in map(str, TASKS):
-                earned = [
-                    compute_r_propose(rate, extreme_reward=extreme)
-                    for *_, times, rate in row[task]
-                    for _ in range(times)
-                ]
-                if earned:
-                    values[f"learnability/{task}"] = fmean(earned)
-            rows.append(values)
-        found.append(Run(run.name, run.config, rows, (), (), ()))
-    return curves(group, found, [f"learnability/{task}" for task in TASKS])
+def learnability(run: Run) -> list[dict]:
+    """A row a step: of each task the mean learnability of the valid proposals."""
+    extreme, rows = run.args["extreme_reward"], []
+    for row in run.problems:
+        values = {"step": row["step"]}
+        for task in map(str, TASKS):
+            rates = [rate for *_, times, rate in row[task] for _ in range(times)]
+            if rates:
+                each = (compute_r_propose(rate, extreme_reward=extreme) for rate in rates)
+                values[f"learnability/{task}"] = fmean(each)
+        rows.append(values)
+    return rows
 
 
 def solved(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:

@@ -1,4 +1,4 @@
-"""Rows of text as a Markdown table."""
+"""Rows of text as a Markdown table, and names of stretches of numbers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,3 +8,8 @@ def markdown_table(rows: Sequence[Mapping[str, str]]) -> str:
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
     lines += ["| " + " | ".join(row.values()) + " |" for row in rows]
     return "\n".join(lines) + "\n"
+
+
+def span_name(numbers: Sequence[int]) -> str:
+    """`5-7` of the first and the last of `numbers`, or `5` where they are one."""
+    return "-".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))

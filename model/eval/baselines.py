@@ -14,7 +14,7 @@ on all the same, and its accuracy on those and on the others, is a table of its 
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
@@ -25,14 +25,13 @@ if __name__ == "__main__":
 
 import torch
 from rich.console import Console
-from rich.table import Column, Table
 from transformers.utils import logging as transformers_logging
 
 from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME
-from custom_types import TASKS, Policy, Problem, TaskType, Verdict
+from custom_types import Policy, Problem, TaskType, Verdict
 from model.args import AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
-from model.eval.scores import ALL, SEEN, UNSEEN, Scores, score_rows
+from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
 from model.flags import ArgumentError, check, flag, parse_values
 from model.policy import PolicyError, build_tiny, load_policy, load_pretrained, require_words
 from model.presets import preset
@@ -98,6 +97,14 @@ def run_args(model: str) -> AZRArgs:
         raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
 
 
+def run_checkpoint(model: str) -> Path:
+    """The newest checkpoint of a run. Raises ArgumentError."""
+    try:
+        return latest_checkpoint(model)
+    except RunDirectoryError as error:
+        raise ArgumentError(f"--model {model}: must have a checkpoint ({error})") from error
+
+
 def problem_args(given: BaselineArgs) -> AZRArgs:
     """The problems that are asked, as the arguments of a run of `tiny`. Raises ArgumentError."""
     first = next((run_args(model) for model in given.model if is_run(model)), AZRArgs())
@@ -109,18 +116,18 @@ def problem_args(given: BaselineArgs) -> AZRArgs:
     )
 
 
-# ---------------------------------------------------------------- who answers
-
-
-def text_scores(
-    texts: Iterable[str], problems: Sequence[Problem], args: AZRArgs
-) -> Counter[Problem]:
-    """How many of the texts, each an answer to its problem, are right."""
-    scores = Counter(dict.fromkeys(problems, 0))
-    for text, problem in zip(texts, problems, strict=True):
-        verdict = judge_solver(text, problem, args.min_prime, args.max_prime)
+def right(verdicts: Iterable[tuple[Problem, Verdict]]) -> Counter[Problem]:
+    """How many of the answers to each problem are right."""
+    scores: Counter[Problem] = Counter()
+    for problem, verdict in verdicts:
         scores[problem] += verdict is Verdict.CORRECT
     return scores
+
+
+def text_scores(texts: Iterable[str], asked: Sequence[Problem], args: AZRArgs) -> Scores:
+    """`right` of texts, one to each of `asked`."""
+    span = args.min_prime, args.max_prime
+    return right((p, judge_solver(text, p, *span)) for text, p in zip(texts, asked, strict=True))
 
 
 def guess(problem: Problem, rng: Random, args: AZRArgs) -> str:
@@ -133,21 +140,19 @@ def guess(problem: Problem, rng: Random, args: AZRArgs) -> str:
 def policy_scores(
     policy: Policy, args: AZRArgs, asked: Sequence[Problem], temperature: float
 ) -> Scores:
-    """How many of a policy's answers, one to each of `asked`, are right."""
+    """`right` of a policy's answers, one to each of `asked`."""
     cuda = torch.cuda.is_available() and policy.prompts is not COMPACT  # as in training
     policy.model.to("cuda" if cuda else "cpu")
     evaluator = Evaluator(policy, PromptRenderer.for_policy(policy, args), args)
-    scores = Counter(dict.fromkeys(asked, 0))
     with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
-        for problem, verdict in evaluator.verdicts(asked, temperature=temperature):
-            scores[problem] += verdict is Verdict.CORRECT
-    return scores
+        return right(evaluator.verdicts(asked, temperature=temperature))
 
 
-def baseline_scores(given: BaselineArgs, args: AZRArgs) -> dict[str, Scores]:
+def baseline_scores(
+    args: AZRArgs, asked: Sequence[Problem], temperature: float
+) -> dict[str, Scores]:
     """The baselines by name. Takes seconds: it warm-starts one `tiny`."""
     rng = Random(f"{args.seed}/guesses")
-    asked = [p for p in evaluation_problems(args) for _ in range(given.samples)]
     scores = {
         "guess at random": text_scores(
             [guess(problem, rng, args) for problem in asked], asked, args
@@ -155,87 +160,33 @@ def baseline_scores(given: BaselineArgs, args: AZRArgs) -> dict[str, Scores]:
         "always 1": text_scores([format_answer(1)] * len(asked), asked, args),
     }
     policy = build_tiny(args.max_prime, args.seed)
-    temperature = given.sampling_temperature
     scores["tiny, random weights"] = policy_scores(policy, args, asked, temperature)
-    policy.model.to("cpu")
     warm_start(policy, PromptRenderer.for_policy(policy, args), args)
     scores["tiny, format-only warm start"] = policy_scores(policy, args, asked, temperature)
     exact = [format_answer(problem.solution) for problem in asked]
     return scores | {EXACT: text_scores(exact, asked, args)}
 
 
-def model_scores(model: str, given: BaselineArgs, args: AZRArgs) -> Scores:
+def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperature: float) -> Scores:
     """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError or ArgumentError."""
     span = dict(min_prime=args.min_prime, max_prime=args.max_prime)
     own = dict(**span, eval_problems=args.eval_problems, seed=args.seed)
     if is_run(model):
-        try:
-            policy = load_pretrained(str(latest_checkpoint(model)))
-        except RunDirectoryError as error:
-            raise ArgumentError(f"--model {model}: must have a checkpoint ({error})") from error
+        policy = load_pretrained(str(run_checkpoint(model)))
         policy, its_args = replace(policy, name=model), replace(run_args(model), **own)
         require_words(policy, args.max_prime)
     else:
         its_args = AZRArgs(**preset(model) | own, model=model)
         policy = load_policy(its_args)
-    asked = [p for p in evaluation_problems(args) for _ in range(given.samples)]
-    return policy_scores(policy, its_args, asked, given.sampling_temperature)
+    return policy_scores(policy, its_args, asked, temperature)
 
 
 def trained_on(model: str) -> set[Problem]:
     """The problems of which a finished run has trained on answers. Raises ArgumentError."""
-    rows = load_values(latest_checkpoint(model))["problems"]["problems"]
+    rows = load_values(run_checkpoint(model))["problems"]["problems"]
     if any(len(row) < 6 for row in rows):
         raise ArgumentError(f"--model {model}: must be a run of this version; it counts no answers")
     return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
-
-
-# ---------------------------------------------------------------- what they reach
-
-
-def _cell(row: Mapping) -> str:
-    if not row["n"]:
-        return "-"
-    return f"{row['accuracy']:.2f}\n{row['low']:.2f}-{row['high']:.2f}"
-
-
-def tables(rows: Sequence[Mapping], samples: int) -> list[Table]:
-    """Accuracy by band of each task; what was trained on, where a run is among the policies; pass@k."""
-    policies = list(dict.fromkeys(row["policy"] for row in rows))
-    by_key = {(row["policy"], row["task"], row["band"]): row for row in rows}
-    shown = []
-    for task in map(str, TASKS):
-        table = Table("primes", Column("n", justify="right"), title=task)
-        for policy in policies:
-            table.add_column(policy, justify="right", min_width=9, overflow="fold")
-        for band in dict.fromkeys(row["band"] for row in rows):
-            own = [by_key.get((policy, task, band), {"n": 0}) for policy in policies]
-            if band not in (SEEN, UNSEEN) and own[0]["n"]:
-                table.add_row(band, str(own[0]["n"]), *map(_cell, own))
-        shown.append(table)
-    runs = [policy for policy in policies if (policy, str(TASKS[0]), SEEN) in by_key]
-    if runs:
-        table = Table("run", "task", title="accuracy on problems that a run has trained on, or not")
-        for header in ("all", "share seen", "seen", "n", "unseen", "n"):
-            table.add_column(header, justify="right")
-        for policy in runs:
-            for task in map(str, TASKS):
-                whole, seen, unseen = (by_key[policy, task, band] for band in (ALL, SEEN, UNSEEN))
-                share = f"{seen['n'] / whole['n']:.0%}"
-                parts = _cell(seen), str(seen["n"]), _cell(unseen), str(unseen["n"])
-                table.add_row(policy, task, _cell(whole), share, *parts)
-        shown.append(table)
-    if samples > 1:
-        ks = sorted({samples} | {2**power for power in range(7) if 2**power <= samples})
-        table = Table("policy", "task", title=f"pass@k, of {samples} samples")
-        for k in ks:
-            table.add_column(f"{k}", justify="right", min_width=4)
-        for policy in policies:
-            for task in map(str, TASKS):
-                row = by_key[policy, task, ALL]
-                table.add_row(policy, task, *(f"{row[f'pass@{k}']:.2f}" for k in ks))
-        shown.append(table)
-    return shown
 
 
 def main(argv: Sequence[str]) -> int:
@@ -249,16 +200,20 @@ def main(argv: Sequence[str]) -> int:
         args = problem_args(given)
         output = None if given.output is None else _folder(given.output)
         seen = {model: trained_on(model) for model in given.model if is_run(model)}
-        scores = {model: model_scores(model, given, args) for model in given.model}
+        asked = [p for p in evaluation_problems(args) for _ in range(given.samples)]
+        how = args, asked, given.sampling_temperature
+        scores = {model: model_scores(model, *how) for model in given.model}
         rows = []
-        for name, own in (baseline_scores(given, args) | scores).items():
+        for name, own in (baseline_scores(*how) | scores).items():
             rows += score_rows(name, own, given.samples, args, seen.get(name))
     except (ArgumentError, PolicyError) as error:
         print(error, file=sys.stderr)
         return 2
-    how = f"temperature {given.sampling_temperature:g}" if given.sampling_temperature else "greedy"
+    drawn = (
+        f"temperature {given.sampling_temperature:g}" if given.sampling_temperature else "greedy"
+    )
     print(
-        f"accuracy with 95% Wilson intervals, {how}, primes {args.min_prime} to {args.max_prime}, "
+        f"accuracy with 95% Wilson intervals, {drawn}, primes {args.min_prime} to {args.max_prime}, "
         f"seed {args.seed}"
     )
     console = Console(width=None if sys.stdout.isatty() else 100, markup=False)

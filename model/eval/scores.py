@@ -1,12 +1,15 @@
-"""What counts of right answers say of a policy, by task and band of primes: rows of a table."""
+"""What counts of right answers say of policies, by task and band of primes: as rows, and as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from rich.table import Column, Table
 
 from compute.estimates import pass_at_k, wilson_interval
 from constants import MAXIMUM_PRIME
 from custom_types import TASKS, Problem
 from model.args import AZRArgs
 from prime_inversion import primes_between
+from utils.tables import span_name
 
 BAND_ENDS = (7, 13, 19, 31, 61, 127, 251, MAXIMUM_PRIME)  # the same for every range
 ALL, SEEN, UNSEEN = "all", "seen", "unseen"  # in training
@@ -20,7 +23,7 @@ def bands(min_prime: int, max_prime: int) -> dict[str, tuple[int, ...]]:
     for last in BAND_ENDS:
         primes = primes_between(first, min(last, max_prime)) if first <= max_prime else ()
         if primes:
-            named["-".join(map(str, dict.fromkeys((primes[0], primes[-1]))))] = tuple(primes)
+            named[span_name(primes)] = tuple(primes)
         first = max(first, last + 1)
     return named
 
@@ -30,11 +33,11 @@ def score_rows(
 ) -> list[dict]:
     """A row for each task and band that has problems: the chance that an answer is right, with its
     interval over problems, and with several samples pass@1 to pass@k."""
-    rows = []
+    rows, banded = [], bands(args.min_prime, args.max_prime)
     for task in TASKS:
         own = [problem for problem in scores if problem.task is task]
         groups = {ALL: own}
-        for name, primes in bands(args.min_prime, args.max_prime).items():
+        for name, primes in banded.items():
             groups[name] = [problem for problem in own if problem.p in primes]
         if seen is not None:
             groups[SEEN] = [problem for problem in own if problem in seen]
@@ -53,3 +56,48 @@ def score_rows(
                 row |= {"accuracy": None, "low": None, "high": None, "n": 0}
             rows.append(row)
     return rows
+
+
+def _cell(row: Mapping) -> str:
+    if not row["n"]:
+        return "-"
+    return f"{row['accuracy']:.2f}\n{row['low']:.2f}-{row['high']:.2f}"
+
+
+def tables(rows: Sequence[Mapping], samples: int) -> list[Table]:
+    """Accuracy by band of each task; what was trained on, where a run is among the policies; pass@k."""
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    by_key = {(row["policy"], row["task"], row["band"]): row for row in rows}
+    shown = []
+    for task in map(str, TASKS):
+        table = Table("primes", Column("n", justify="right"), title=task)
+        for policy in policies:
+            table.add_column(policy, justify="right", min_width=9, overflow="fold")
+        for band in dict.fromkeys(row["band"] for row in rows):
+            own = [by_key.get((policy, task, band), {"n": 0}) for policy in policies]
+            if band not in (SEEN, UNSEEN) and own[0]["n"]:
+                table.add_row(band, str(own[0]["n"]), *map(_cell, own))
+        shown.append(table)
+    runs = [policy for policy in policies if (policy, str(TASKS[0]), SEEN) in by_key]
+    if runs:
+        table = Table("run", "task", title="accuracy on problems that a run has trained on, or not")
+        for header in ("all", "share seen", "seen", "n", "unseen", "n"):
+            table.add_column(header, justify="right")
+        for policy in runs:
+            for task in map(str, TASKS):
+                whole, seen, unseen = (by_key[policy, task, band] for band in (ALL, SEEN, UNSEEN))
+                share = f"{seen['n'] / whole['n']:.0%}"
+                parts = _cell(seen), str(seen["n"]), _cell(unseen), str(unseen["n"])
+                table.add_row(policy, task, _cell(whole), share, *parts)
+        shown.append(table)
+    if samples > 1:
+        ks = sorted({samples} | {2**power for power in range(7) if 2**power <= samples})
+        table = Table("policy", "task", title=f"pass@k, of {samples} samples")
+        for k in ks:
+            table.add_column(f"{k}", justify="right", min_width=4)
+        for policy in policies:
+            for task in map(str, TASKS):
+                row = by_key[policy, task, ALL]
+                table.add_row(policy, task, *(f"{row[f'pass@{k}']:.2f}" for k in ks))
+        shown.append(table)
+    return shown
