@@ -22,14 +22,15 @@ def add_adapters(model: torch.nn.Module, rank: int) -> None:
 @torch.no_grad()
 def merged_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The state dict of the model as it was before `add_adapters`, its adapters added in, in float32
-    on the CPU: a checkpoint that needs no adapters."""
+    on the CPU, tied ones once: a checkpoint that needs no adapters."""
     adapted = {
         name: layer for name, layer in model.named_modules() if hasattr(layer, "get_delta_weight")
     }
-    weights = {}
+    weights, seen = {}, set()
     for name, weight in model.state_dict().items():
-        if ".lora_" in name:
+        if ".lora_" in name or weight.data_ptr() in seen:
             continue
+        seen.add(weight.data_ptr())
         layer, _, kind = name.partition(".base_layer.")
         if layer in adapted and kind == "weight":
             weight = weight.float() + adapted[layer].get_delta_weight(NAME)

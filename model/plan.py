@@ -1,15 +1,12 @@
 """What a run needs of a GPU, by arithmetic: memory, time and disk, the formula beside each number.
 
 `plan(args)` builds the model on the meta device, without weights, counts the worst case of a step, and
-adds up what is in memory together. Example: the 3,085,938,688 parameters of Qwen2.5-3B-Instruct take 16
-bytes each, 46.0 GiB. Bytes a token were counted by hand; tests hold them to peaks of small models.
+adds up what `model/memory.py` says is in memory together.
 """
 
-from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 from pathlib import Path
 from textwrap import fill
-from typing import NamedTuple
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -17,9 +14,20 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from constants import CARDS, PLANNED_CARD, SHAPES, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import TASKS, Policy, PromptSet
 from model.args import AZRArgs
-from model.inference import LOGIT_CHUNK_ELEMENTS
+from model.memory import (
+    ADAPTERS,
+    AUTOCAST,
+    FLOAT32,
+    TOGETHER,
+    Part,
+    peak,
+    product,
+    rollout_rows,
+    standing_rows,
+    units,
+    update_rows,
+)  # fmt: skip
 from model.policy import PolicyError, build_tiny, require_hub_model, tiny_tokenizer
-from model.prefill import MOST_POSITIONS
 from prime_inversion import all_problems, primes_between
 from prompts import CHAT, COMPACT, PROMPT_SETS, TURN
 from utils.prefix_tree import row_length
@@ -35,72 +43,8 @@ LAUNCH = 0.03 / 36  # seconds a layer to launch a decoding step's kernels, howev
 CHARACTERS_PER_TOKEN, SYSTEM_TOKENS, TURN_TOKENS = 2, 25, 5
 
 
-class Precision(NamedTuple):
-    """Bytes of a frozen weight; of an element of the stream between layers; of a matrix product's
-    input, and of the cache. Bytes a token while a layer is recomputed and differentiated, for each
-    hidden, query and MLP unit; and while it only runs, for each hidden and MLP unit."""
-
-    frozen: int
-    stream: int
-    compute: int
-    backward: tuple[int, int, int]
-    forward: tuple[int, int]
-
-
-# backward, hidden: the norms' float32 results (8), the stream after attention (4), a gradient (4), and
-# the linear layers' inputs: two in float32 (8), or five in bfloat16 (10), as autocast casts for each.
-# Query: queries, all heads' keys and values, results. MLP: four results and two gradients.
-FLOAT32 = Precision(4, 4, 4, backward=(24, 16, 24), forward=(16, 12))
-AUTOCAST = Precision(4, 4, 2, backward=(26, 8, 12), forward=(16, 6))
-# peft casts the input of each adapter to float32, and autocast casts it back.
-ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
-
-# What is in memory together when a phase may be at its peak.
-TOGETHER = {
-    "rollout": (
-        "weights + AdamW moments + bfloat16 copies + packed prompts + reading prompts",
-        "weights + AdamW moments + bfloat16 copies + KV cache + packed layer",
-        "weights + AdamW moments + bfloat16 copies + KV cache + sampling",
-    ),
-    "update": (
-        "weights + AdamW moments + gradients + activations kept + masks + bfloat16 copies + logits forward",
-        "weights + AdamW moments + gradients + activations kept + masks + output gradient + logits backward",
-        "weights + AdamW moments + gradients + activations kept + masks + output gradient + layer backward",
-    ),
-}
 ADVICE = "use a local folder, or a hub id that can be reached"
 FLAGS = {"rollout": "--rollout-rows or --max-answer-tokens", "update": "--microbatch-tokens"}
-
-
-@dataclass(frozen=True)
-class Row:
-    """A size in bytes and the formula that gave it."""
-
-    size: int
-    formula: str
-
-    def __add__(self, other: "Row") -> "Row":
-        both = Row(self.size + other.size, f"{self.formula} + {other.formula}")
-        return both if other.size else self
-
-    def __rmul__(self, factor: int) -> "Row":
-        return Row(factor * self.size, f"{factor:,} x ({self.formula})")
-
-
-def product(*factors: int) -> Row:
-    size = prod(factors)
-    return Row(size, " x ".join(f"{factor:,}" for factor in factors) if size else "0")
-
-
-class Part(NamedTuple):
-    """What one role does in a step: rows sampled, how many of them with a prompt of their own, tokens
-    of a prompt and of a response, positions in the update."""
-
-    rows: int
-    distinct: int
-    prompt: int
-    new: int
-    trained: int
 
 
 def read_model(args: AZRArgs):
@@ -113,7 +57,7 @@ def read_model(args: AZRArgs):
         elif args.model in SHAPES:
             config = AutoConfig.for_model(**SHAPES[args.model])
         else:
-            config = AutoConfig.from_pretrained(args.model)
+            config = AutoConfig.from_pretrained(args.model, trust_remote_code=False)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config)
         units(config)
@@ -126,80 +70,6 @@ def read_model(args: AZRArgs):
     if args.model not in (TINY_MODEL, SMOLLM2_MODEL):  # as `load_policy` has it
         model.activation_checkpointing_enable({"use_reentrant": False})
     return model, language
-
-
-def units(config) -> tuple[int, int, int, int]:
-    """Hidden, query, MLP and key units of a layer, of all its heads together."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
-    return config.hidden_size, queries, config.intermediate_size, keys
-
-
-def standing_rows(model, precision: Precision, rank: int = 0) -> dict[str, Row]:
-    """What stays all run; the gradients; the copies that autocast keeps as long as it lasts. Adapters
-    of rank r have r elements for each input and output of a layer."""
-    linear = [own for own in model.base_model.modules() if isinstance(own, torch.nn.Linear)]
-    adapters = rank * sum(own.in_features + own.out_features for own in linear)
-    matrices = sum(own.weight.numel() for own in [*linear, model.get_output_embeddings()])
-    cast = {FLOAT32: 0, AUTOCAST: matrices, ADAPTERS: adapters}
-    trained = adapters or model.num_parameters()
-    weights = product(trained, 4)
-    return {
-        "weights": product(model.num_parameters(), precision.frozen) + weights if rank else weights,
-        "AdamW moments": product(trained, 8),
-        "gradients": product(trained, 4),
-        "bfloat16 copies": product(cast[precision], 2),
-    }
-
-
-def update_rows(model, precision: Precision, positions: int, row: int, rank: int) -> dict[str, Row]:
-    """What a microbatch of `positions`, in packed rows of `row`, adds."""
-    compute, checkpointed = precision.compute, model.is_activation_checkpointing
-    layers, vocabulary = model.config.num_hidden_layers, model.config.vocab_size
-    hidden, queries, mlp, _ = units(model.config)
-    h, q, m = precision.backward
-    inside = product(h, hidden) + product(q, queries) + product(m, mlp)
-    kept, layer = product(positions, layers, hidden, precision.stream), positions * inside
-    copies = product(0)
-    if not checkpointed:  # all layers keep what one layer needs, but for two gradients
-        layer = product(positions, 2 * compute * mlp + 4 * hidden)
-        kept = product(positions, layers, inside.size - layer.size // positions)
-        copies = product(model.num_parameters(), 4 - compute)
-    tokens = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
-    ends = product(positions, hidden, 12)  # what the last layer and the last norm give
-    return {
-        "activations kept": kept,
-        "masks": product(positions, row, 1 + (1 if checkpointed else layers) * compute),
-        "layer backward": layer + copies,
-        "logits forward": product(tokens, vocabulary, 12) + ends,
-        "logits backward": product(tokens, vocabulary, 20) + ends + copies,
-        # A bfloat16 copy and gradient; then, where tied, a float32 one that waits for the embedding's.
-        "output gradient": product(vocabulary, hidden, 0 if rank else 4),
-    }
-
-
-def rollout_rows(model, precision: Precision, part: Part, most: int) -> dict[str, Row]:
-    """What a slice of `most` rows adds."""
-    rows, read = min(most, part.rows), min(most, part.distinct) * part.prompt
-    hidden, _, mlp, keys = units(model.config)
-    token, stream = 2 * model.config.num_hidden_layers * keys, precision.stream
-    inside = product(precision.forward[0], hidden) + product(precision.forward[1], mlp)
-    packed_row = row_length([range(part.prompt)], MOST_POSITIONS)
-    return {
-        "packed prompts": product(read, token, stream),
-        "reading prompts": read * inside + product(read, packed_row),
-        "KV cache": product(rows, part.prompt + part.new, token, precision.compute),
-        # A layer's prompts in the making of its rows' cache, which then stand in their place.
-        "packed layer": product(read, keys, 3, stream) + product(rows, part.prompt, keys, stream),
-        "sampling": product(rows, model.config.vocab_size, 12 + precision.compute),
-    }
-
-
-def peak(rows: dict[str, Row], phase: str) -> Row:
-    """The most bytes at once, and what they are the sum of."""
-    moments = {text: sum(rows[name].size for name in text.split(" + ")) for text in TOGETHER[phase]}
-    text = max(moments, key=moments.get)
-    return Row(moments[text], text)
 
 
 class _Counting:
@@ -265,7 +135,8 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     longest = max(part.prompt + part.new for part in parts if part.trained)
     row = row_length([range(longest)], args.microbatch_tokens)
     rows = standing_rows(model, precision, rank)
-    rows |= update_rows(model, precision, max(longest, args.microbatch_tokens), row, rank)
+    positions = max(longest, args.microbatch_tokens)
+    rows |= update_rows(model, precision, positions, row, rank, args.entropy_floor)
     slices = [rollout_rows(model, precision, part, args.rollout_rows) for part in parts]
     rows |= max(slices, key=lambda own: peak(rows | own, "rollout").size)
     peaks = {phase: peak(rows, phase) for phase in TOGETHER}

@@ -174,7 +174,7 @@ def require_plain_model(name: str, model) -> None:
     ids = torch.arange(4)[None]
     logits = model(input_ids=ids).logits
     hidden = model.base_model(input_ids=ids).last_hidden_state
-    if not torch.allclose(logits, model.get_output_embeddings()(hidden), atol=1e-3):
+    if not _alike(model.get_output_embeddings()(hidden), logits):
         raise PolicyError(f"--model {name}: must be a model whose logits are its output layer's")
     sees = torch.ones(5, 5, dtype=torch.bool).tril()
     sees[4, 2:4] = False  # 0 1 2 3, and another 2 after 1
@@ -183,8 +183,15 @@ def require_plain_model(name: str, model) -> None:
         attention_mask=sees[None, None],
         position_ids=torch.tensor([[0, 1, 2, 3, 2]]),
     ).last_hidden_state
-    if not torch.allclose(branched[:, [0, 1, 4, 3]], hidden, atol=1e-3):
+    if not _alike(branched[:, [0, 1, 4, 3]], hidden):
         raise PolicyError(f"--model {name}: must be a model that reads attention masks by position")
+
+
+def _alike(found: torch.Tensor, wanted: torch.Tensor) -> bool:
+    """Whether two results differ by no more than rounding, summed otherwise in each layer, explains; a
+    mask that is not read moves SmolLM2's hidden states by 0.17 to 0.24 of their norm."""
+    most = 1e-3 if wanted.dtype is torch.float32 else 0.05
+    return bool((found - wanted).float().norm() <= most * wanted.float().norm())
 
 
 def require_hub_model(name: str, advice: str) -> None:

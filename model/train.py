@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,7 @@ sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
@@ -41,6 +42,9 @@ from utils.run_directory import RunDirectoryError
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
 
+# For one process, where there are several, to write a checkpoint that the others wait for.
+PATIENCE = timedelta(hours=2)
+
 
 class RunEndedError(Exception):
     """A run that cannot go on; the message is one sentence for the user."""
@@ -53,7 +57,11 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     resumption: what the run goes on with.
     """
     cuda = torch.cuda.is_available() and args.model != TINY_MODEL
-    accelerator = Accelerator(cpu=not cuda, mixed_precision="bf16" if cuda else "no")
+    accelerator = Accelerator(
+        cpu=not cuda,
+        mixed_precision="bf16" if cuda else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
     checkpoint = resumption and resumption.checkpoint
     recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
     try:
@@ -153,8 +161,8 @@ def main(argv: Sequence[str]) -> int:
             raise
         print(
             f"out of memory: lower --rollout-rows {args.rollout_rows} (sampling) and "
-            f"--microbatch-tokens {args.microbatch_tokens} (update), or train adapters with "
-            f"--lora-rank; --plan shows what a GPU is needed for, and with either of the first two "
+            f"--microbatch-tokens {args.microbatch_tokens} (update)"
+            f"{'' if args.lora_rank else ', or train adapters with --lora-rank'}; --plan shows what a GPU is needed for, and with either of the first two "
             f"--resume goes on from the last checkpoint",
             file=sys.stderr,
         )
@@ -165,10 +173,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Of a GPU, of Python, or of a CPU as torch says it."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        "can't allocate memory" in str(error)
-    )
+    """Of a GPU or its libraries, of Python, or of a CPU as torch says it."""
+    said = str(error).lower()
+    signs = "out of memory", "can't allocate memory", "alloc_failed"
+    return isinstance(error, MemoryError) or any(sign in said for sign in signs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Texts that a policy might write to get paid for nothing, and what the rules in its prompt give them.
 
-The oracle shares no code with the verifier: it knows the rules as the prompts state them, tries every
-number, and compares texts.
+The oracle shares no code with the verifier: it knows the rules as the prompts state them, and the two
+liberties in form that the verifier allows besides (a letter and = before the number of an answer; = for ≡ in
+a proposal), tries every number, and compares texts.
 """
 
 import re

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from model.adapters import add_adapters, merged_weights
 from model.args import AZRArgs
-from model.policy import PolicyError, load_policy
+from model.policy import PolicyError, load_policy, load_pretrained
 
 pytest.importorskip("peft", reason="pip install peft")
 
@@ -68,8 +68,26 @@ def test_the_merged_checkpoint_needs_no_adapters(folder, tmp_path):
     assert (ours - first).abs().max() > 1e-2
 
 
+def test_tied_weights_are_kept_once(folder, tmp_path):
+    policy = load_policy(small(folder, lora_rank=4))
+    policy.model.save_pretrained(tmp_path / "merged", state_dict=merged_weights(policy.model))
+    sizes = [(one / "model.safetensors").stat().st_size for one in (tmp_path / "merged", folder)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.01)
+
+
+def test_tiny_gets_adapters_too():
+    args = AZRArgs(lora_rank=2, batch_size=2, n_attempts=2)
+    trainer = trainer_of(load_policy(args), args)
+    assert trainer.step()["grad_norm"] > 0
+    assert all(
+        "lora_" in name
+        for name, one in trainer.policy.model.named_parameters()
+        if one.requires_grad
+    )
+
+
 def test_frozen_weights_of_16_bits_get_adapters_of_32(folder):
-    model = load_policy(small(folder)).model.bfloat16()
+    model = load_pretrained(str(folder), torch.bfloat16).model
     add_adapters(model, 4)
     trained = {one.dtype for one in model.parameters() if one.requires_grad}
     frozen = {one.dtype for one in model.parameters() if not one.requires_grad}

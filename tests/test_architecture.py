@@ -57,7 +57,12 @@ ROOMS = {
     "model.checkpoint": METHOD
     | ANY_UTILS
     | {"model.trainer", "model.eval.evaluator"},  # holds both
-    "model.plan": METHOD | ANY_UTILS,  # counts what all the others hold
+    "model.memory": {
+        "model.inference",
+        "model.prefill",
+        "utils.prefix_tree",
+    },  # counts what those hold
+    "model.plan": METHOD | ANY_UTILS | {"model.memory"},
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
     "model.eval.scores": METHOD | ANY_UTILS,

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from constants import ROOT
+from model.train import is_out_of_memory
 
 resource = pytest.importorskip("resource", reason="limits memory as POSIX systems can")
 
@@ -38,3 +39,13 @@ def test_running_out_of_memory_names_the_flags_to_turn(tmp_path):
     sentence = whole.stderr.splitlines()[-1]
     assert sentence.startswith("out of memory: lower --rollout-rows 15000 (sampling)")
     assert "--microbatch-tokens 16384 (update)" in sentence and "Traceback" not in whole.stderr
+
+
+@pytest.mark.parametrize("said", [
+    "CUDA out of memory. Tried to allocate 2.00 GiB", "CUDA error: out of memory",
+    "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to",
+])  # fmt: skip
+def test_libraries_say_it_in_words_of_their_own(said):
+    assert is_out_of_memory(RuntimeError(said)) and is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))

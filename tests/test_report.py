@@ -52,6 +52,12 @@ def test_a_run_leaves_a_report_of_its_logs(whole):
 def test_what_is_no_run_is_refused_and_a_report_replaced(whole, tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "must be a run directory" in capsys.readouterr().err
+    damaged = Path(shutil.copytree(whole, tmp_path / "damaged", symlinks=True))
+    (damaged / "problems.jsonl").write_text('{"step": 1}\n{"step": \n')
+    assert report.main([str(damaged)]) == 2
+    assert f"{damaged}/problems.jsonl, line 2: must be JSON" in capsys.readouterr().err
+    (damaged / "config.json").write_text("{}")
+    assert report.main([str(damaged)]) == 2 and len(capsys.readouterr().err.splitlines()) == 1
     run = Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
     (run / "report.html").write_text("old")
     for log in ("rollouts.jsonl", "evaluations.jsonl"):
@@ -180,6 +186,21 @@ def test_pointing_at_a_chart_says_its_values(whole):
         ActionChains(driver).scroll_to_element(chart).move_to_element(chart).perform()
         tip = driver.find_element(By.ID, "vg-tooltip-element")
         assert {"step", "abduction", "deduction", "induction", "mean"} <= set(tip.text.split())
+
+
+@needs_browser
+def test_compared_groups_have_colours_of_their_own(compared):
+    """In a chart of one quantity, and dashes where the colours are the quantities'."""
+    strokes = """
+      const chart = document.querySelector(`[aria-label="${arguments[0]}"]`);
+      const lines = [...chart.querySelectorAll('.mark-line path')].map((one) => getComputedStyle(one));
+      return lines.map((one) => [one.stroke, one.strokeDasharray]);"""
+    with opened(compared, 1280) as driver:
+        settle(driver)
+        (one, dash), (other, other_dash) = driver.execute_script(strokes, "Loss")
+        assert one != other and dash == other_dash
+        many = driver.execute_script(strokes, "Greedy accuracy")
+        assert len(many) == 8 == len(set(map(tuple, many))) and len({own for own, _ in many}) == 4
 
 
 @needs_browser

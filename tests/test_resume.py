@@ -14,6 +14,8 @@ from test_chat_model import save_model
 from test_cli import done, rows
 
 from constants import ROOT
+from model.args import parse_args
+from utils.recorder import Recorder
 
 # ---------------------------------------------------------------- exact
 
@@ -96,6 +98,15 @@ def test_without_a_checkpoint_it_starts_from_step_0_and_says_so(half, tmp_path):
     assert_equal_runs(killed, half)
     new = done_here("--resume", "--run-dir", str(tmp_path / "new"), *SMALL, "--total-steps", "0")
     assert "starting from step 0" in new.stdout
+
+
+def test_a_run_that_died_while_its_model_was_loaded_goes_on_with_its_own_arguments(half, tmp_path):
+    """What such a run leaves is what stands on disk before a model is asked for."""
+    early = tmp_path / "early"
+    argv = [*SMALL, "--total-steps", "20", "--run-dir", str(early)]
+    Recorder(parse_args(argv), None).run.close()
+    done_here("--resume", "--run-dir", str(early))
+    assert_equal_runs(early, half)
 
 
 def test_a_finished_run_has_nothing_left_to_do(half, copy):

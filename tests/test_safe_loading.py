@@ -12,6 +12,8 @@ from run_contents import SMALL
 from test_chat_model import save_model
 
 from model import train
+from model.args import parse_args
+from model.plan import plan
 from model.policy import PolicyError, load_pretrained
 
 MODULE = "from pathlib import Path\nPath({mark!r}).touch()\n"
@@ -53,6 +55,8 @@ def test_code_beside_a_model_is_not_executed(tmp_path):
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     with pytest.raises(PolicyError):
         load_pretrained(str(tmp_path / "model"))
+    with pytest.raises(PolicyError):
+        plan(parse_args(["--plan", "--model", str(tmp_path / "model")]))
     assert not (tmp_path / "mark").exists()
 
 

@@ -1,6 +1,7 @@
 """SmolLM2-135M-Instruct itself. Oracles: its published size, its own template, files of a real run."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 
 import pytest
@@ -79,3 +80,11 @@ def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path)
     text = r"\boxed{2 * y ≡ 1 (mod 7)}"
     again = AutoTokenizer.from_pretrained(checkpoint)
     assert again(text)["input_ids"] == policy.tokenizer(text)["input_ids"]
+
+
+def test_it_takes_a_step_with_adapters(policy):
+    pytest.importorskip("peft", reason="pip install peft")
+    args = replace(ARGS, lora_rank=2)
+    trainer = trainer_of(load_policy(args), args)
+    assert 0 < trainer.step()["grad_norm"] < 1e3
+    assert sum(one.numel() for one in trainer.trained) < 1e6

@@ -57,6 +57,7 @@ class Recorder(Silence):
     def __init__(self, args: AZRArgs, resumption: Resumption | None):
         self.args, self.resumption = args, resumption
         self.run = RunDirectory(args)
+        self.run.begin(args)
         self.console = Console(args, self.run.path)
         self.best: dict | None = None
         self.accuracy: float | None = None  # of the last recorded step, if it was evaluated

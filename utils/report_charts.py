@@ -25,13 +25,7 @@ def _legend(labels: Sequence[str]) -> dict | None:
     """Below the chart, where there is something to tell apart."""
     longest = max(map(len, labels), default=0)
     columns = 1 if longest > 28 else 2 if longest > 12 else 4
-    own = {
-        "orient": "bottom",
-        "title": None,
-        "columns": columns,
-        "labelLimit": 260,
-        "symbolOpacity": 1,
-    }
+    own = dict(orient="bottom", title=None, columns=columns, labelLimit=260, symbolOpacity=1)
     return own if len(labels) > 1 else None
 
 
@@ -46,7 +40,8 @@ def curve_chart(
     domain: tuple[float, float] | None = None,
 ) -> dict:
     """Lines against steps. series: label -> key, of the rows of `data`; a colour each, a dash for each
-    group, and a band from lowest to highest run. known: how many rows have each key."""
+    group, or its colour where there is one series, and a band from lowest to highest run. known: how
+    many rows have each key."""
     scale = {"domain": list(domain)} if domain else {"zero": False, "nice": True}
     x = {"field": "step", "type": "quantitative", "axis": _axis("self-play step", tickMinStep=1)}
     paint = {
@@ -55,18 +50,22 @@ def curve_chart(
         if key in known
     }
     series = {label: key for label, (key, _) in paint.items()}
-    colours = {"domain": list(paint), "range": [colour for _, colour in paint.values()]}
-    dash = {"strokeDash": {"field": "group", "type": "nominal", "legend": _legend(groups)}}
+    several_groups, one_series = len(groups) > 1, len(series) == 1
+    by_group = {"field": "group", "type": "nominal", "legend": _legend(groups)}
+    group_colours = {"scale": {"domain": list(groups), "range": list(PALETTE)}}
+    by_series = {
+        "type": "nominal",
+        "scale": {"domain": list(paint), "range": [colour for _, colour in paint.values()]},
+        "legend": _legend(list(series)),
+    }
+    dash = {"strokeDash": by_group} if several_groups and not one_series else {}
     points = {"size": 16} if max(known[key] for key in series.values()) < MARKED_POINTS else False
     layers = []
     for label, key in series.items():
         rows = [{"filter": f"isValid(datum['{key}'])"}]
-        colour = {
-            "datum": label,
-            "type": "nominal",
-            "scale": colours,
-            "legend": _legend(list(series)),
-        }
+        colour = {"datum": label, **by_series}
+        if several_groups and one_series:
+            colour = by_group | group_colours
         y = {"type": "quantitative", "scale": scale, "axis": _axis(None)}
         if several_runs:
             layers.append(
@@ -86,15 +85,10 @@ def curve_chart(
             {
                 "transform": rows,
                 "mark": {"type": "line", "strokeWidth": 1.8, "point": points},
-                "encoding": {
-                    "x": x,
-                    "y": {"field": key, **y},
-                    "color": colour,
-                    **(dash if len(groups) > 1 else {}),
-                },
+                "encoding": {"x": x, "y": {"field": key, **y}, "color": colour, **dash},
             }
         )
-    layers.append(_hover(x, series, len(groups) > 1))
+    layers.append(_hover(x, series, several_groups))
     return _chart(title, data, {"layer": layers})
 
 

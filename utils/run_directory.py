@@ -109,6 +109,12 @@ class RunDirectory:
         found = self.path.glob(f"{SUPERSEDED}*")
         return [path for path in found if path.name.removeprefix(SUPERSEDED).isdecimal()]
 
+    def begin(self, args: AZRArgs) -> None:
+        """config.json with the arguments alone, unless there is one, so that a run that dies while its
+        model is loaded goes on with its own."""
+        if not (self.path / "config.json").exists():
+            self._write_config({"args": args.of_the_run()})
+
     def write_config(self, args: AZRArgs, device: str, resumed_at: int | None = None) -> None:
         """config.json: resolved arguments, library versions, git commit, device; and of each time that
         the run was resumed, the same but the arguments, with the step."""
@@ -127,6 +133,9 @@ class RunDirectory:
         else:
             config = {**here, **read_config_if_any(self.path), **config}
             config.setdefault("resumed", []).append({"step": resumed_at, **here})
+        self._write_config(config)
+
+    def _write_config(self, config: Mapping) -> None:
         text = json.dumps(config, indent=2, ensure_ascii=False)
         replace_text(self.path / "config.json", text)
 
@@ -140,12 +149,12 @@ def latest_checkpoint(run_dir: str | Path) -> Path:
 
 
 def read_metrics(run_dir: str | Path) -> list[dict]:
-    """The rows of metrics.jsonl. Raises RunDirectoryError if there is no such file."""
+    """The rows of metrics.jsonl. Raises RunDirectoryError if there is no such file, or it is damaged."""
     return _rows(run_dir, "metrics.jsonl")
 
 
 def read_problems(run_dir: str | Path) -> list[dict]:
-    """The rows of problems.jsonl. Raises RunDirectoryError if there is no such file."""
+    """The rows of problems.jsonl. Raises RunDirectoryError if there is no such file, or it is damaged."""
     return _rows(run_dir, "problems.jsonl")
 
 
@@ -155,22 +164,36 @@ def read_if_any(run_dir: str | Path, name: str) -> list[dict]:
 
 
 def read_config(run_dir: str | Path) -> dict:
-    """config.json. Raises RunDirectoryError if there is no such file."""
-    return json.loads(_read(run_dir, "config.json"))
+    """config.json. Raises RunDirectoryError if there is no such file, or it is damaged."""
+    config = _parse(_read(run_dir, "config.json"), f"{run_dir}/config.json")
+    if not isinstance(config.get("args"), dict):
+        raise RunDirectoryError(f"{run_dir}/config.json: must hold the arguments of a run")
+    return config
 
 
 def read_config_if_any(run_dir: str | Path) -> dict:
     """config.json; nothing where there is none that can be read."""
     try:
         return read_config(run_dir)
-    except (RunDirectoryError, ValueError):
+    except RunDirectoryError:
         return {}
 
 
 def _rows(run_dir: str | Path, name: str) -> list[dict]:
     """Of a log; a last line without its end is no row yet."""
     whole = _read(run_dir, name).rpartition("\n")[0]
-    return [json.loads(line) for line in whole.split("\n")] if whole else []
+    lines = enumerate(whole.split("\n"), 1) if whole else ()
+    return [_parse(line, f"{run_dir}/{name}, line {number}") for number, line in lines]
+
+
+def _parse(text: str, where: str) -> dict:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise RunDirectoryError(f"{where}: must be JSON, and is damaged ({error})") from error
+    if not isinstance(value, dict):
+        raise RunDirectoryError(f"{where}: must be a JSON object")
+    return value
 
 
 def _read(run_dir: str | Path, name: str) -> str:
@@ -178,6 +201,8 @@ def _read(run_dir: str | Path, name: str) -> str:
         return (Path(run_dir) / name).read_text(encoding="utf-8")
     except OSError as error:
         raise RunDirectoryError(f"{run_dir}: must be a run directory; it has no {name}") from error
+    except UnicodeDecodeError as error:
+        raise RunDirectoryError(f"{run_dir}/{name}: must be UTF-8, and is damaged") from error
 
 
 def _git_commit() -> str | None:

@@ -46,6 +46,7 @@ from utils.validate_by_executing import judge_solver
 
 EXACT = "exact solver"
 FILES = "baselines.json", "baselines.png"
+MODEL_ROWS = 128  # answers at a time of a model from elsewhere, which a GPU of 24 GB has room for
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperatur
         policy, its_args = replace(policy, name=model), replace(run_args(model), **own)
         require_words(policy, args.max_prime)
     else:
+        own["rollout_rows"] = MODEL_ROWS
         its_args = AZRArgs(**preset(model) | own, model=model)
         policy = load_policy(its_args)
     return policy_scores(policy, its_args, asked, temperature)

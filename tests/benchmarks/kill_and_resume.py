@@ -44,7 +44,7 @@ POINTS = {
     "warm start": (train, "warm_start"),
     "rollout": (AZRTrainer, "_rollout"),
     "update": (AZRTrainer, "_update"),
-    "evaluation": (Evaluator, "accuracy"),
+    "evaluation": (Evaluator, "verdicts"),
     "log": (Log, "append"),
     "checkpoint": (utils.checkpoints, "_write"),
     "checkpoint state": (utils.recorder, "save_state"),
@@ -128,8 +128,11 @@ def count_calls(run_dir: Path) -> tuple[dict[str, int], float]:
     started = time.monotonic()
     if forked([*RUN, "--run-dir", str(run_dir)], prepare) != 0:
         raise SystemExit("the uninterrupted run failed")
-    seconds = time.monotonic() - started
-    return json.loads(file.read_text()), seconds
+    seconds, calls = time.monotonic() - started, json.loads(file.read_text())
+    never = POINTS.keys() - calls - {"rewind"}  # which a resumed run alone passes
+    if never:
+        raise SystemExit(f"an uninterrupted run never passes {', '.join(never)}")
+    return calls, seconds
 
 
 def main(argv: list[str]) -> int:
