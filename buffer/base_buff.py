@@ -117,7 +117,7 @@ def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
     With one example a row nothing is shared. Raises ValueError for an example without a prompt or a
     response, or with another number of logprobs than of response ids.
     """
-    packed = pack([[_tokens(example) for example in row] for row in rows], pad_id)
+    packed = pack([[_read(example) for example in row] for row in rows], pad_id)
     examples = [example for row in rows for example in row]
     rollouts = [example.rollout for example in examples]
     lengths = torch.tensor([len(own.response_ids) for own in rollouts])
@@ -133,7 +133,7 @@ def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
         attention_mask=packed.attention_mask,
         targets=by_example(own.response_ids for own in rollouts),
         sources=by_example(
-            path[len(own.prompt_ids) - 1 : -1]
+            path[len(own.prompt_ids) - 1 :]
             for own, path in zip(rollouts, packed.paths, strict=True)
         ),
         response_mask=response_mask,
@@ -144,15 +144,16 @@ def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
     )
 
 
-def _tokens(example: Example) -> tuple[int, ...]:
-    """Prompt and response. Raises ValueError for an example that cannot be trained on."""
+def _read(example: Example) -> tuple[int, ...]:
+    """What the model reads: prompt and response, but for its last token, behind which nothing is scored.
+    Raises ValueError for an example that cannot be trained on."""
     own = example.rollout
     if not own.prompt_ids or not own.response_ids or len(own.response_ids) != len(own.old_logprobs):
         raise ValueError(
             f"an example needs a prompt, a response and as many logprobs as response ids: "
             f"{len(own.prompt_ids)}, {len(own.response_ids)}, {len(own.old_logprobs)}"
         )
-    return own.prompt_ids + own.response_ids
+    return own.prompt_ids + own.response_ids[:-1]
 
 
 def response_count(examples: Sequence[Example], aggregate: str) -> float:
@@ -208,7 +209,7 @@ def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[
     """
     if not examples:
         return
-    sequences = [_tokens(example) for example in examples]
+    sequences = [_read(example) for example in examples]
     row_tokens = row_length(sequences, max_tokens)
     rows = [[examples[index] for index in row] for row in fill_rows(sequences, row_tokens)]
     part = max(1, max_tokens // row_tokens)

@@ -21,6 +21,7 @@ from model.prefill import prefill
 from utils.processes import gather, share
 
 LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
+STAYING = 0.75  # of the rows in the model: when no more have yet to end, the others leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,31 +100,33 @@ def generate(
 
 
 def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> list[Response]:
-    """Compute what prompts share once, give each row its own copy of the cache, then decode."""
-    device = model.device
-    logits, cache, mask = prefill(model, prompts, pad_id, uniform.shape[1])
-    positions = mask.sum(1, keepdim=True)
-
+    """Rows that have the same tokens so far are one row of the model until they part. Rows that have
+    ended leave it when they are enough: each time costs a copy of the cache."""
+    device, (count, most) = model.device, uniform.shape
     stops = torch.tensor(stop_ids, device=device)
-    done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    tokens, logprobs = [], []
-    for step in range(uniform.shape[1]):
-        token, logprob = sample_tokens(logits, temperature, uniform[:, step])
-        tokens.append(token)
-        logprobs.append(logprob)
+    place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+    logits, decoding = prefill(model, list(place), pad_id, most)
+    state = torch.tensor(
+        [place[prompt] for prompt in prompts], device=device
+    )  # of the model's rows
+
+    tokens = torch.full((count, most), pad_id, device=device)
+    logprobs = torch.zeros(count, most, device=device)
+    held, done = (torch.arange(count, device=device), torch.zeros_like(state, dtype=torch.bool))
+    for step in range(most):
+        words, logits = logits.shape[-1], logits[state]
+        token, logprob = sample_tokens(logits, temperature, uniform[held, step])
+        token = token.masked_fill(done, pad_id)  # so that ended rows do not part
+        tokens[held, step], logprobs[held, step] = token, logprob
         done |= torch.isin(token, stops)
-        if step + 1 == uniform.shape[1] or done.all():
+        going = int((~done).sum())
+        if step + 1 == most or not going:
             break
-        mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], 1)
-        output = model(
-            input_ids=token[:, None],
-            attention_mask=mask.long(),
-            position_ids=positions + step,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        logits = output.logits[:, -1]
-    return _cut(torch.stack(tokens, 1), torch.stack(logprobs, 1), stops)
+        if going <= STAYING * len(held):
+            held, state, token, done = (own[~done] for own in (held, state, token, done))
+        distinct, state = torch.unique(state * words + token, return_inverse=True)
+        logits = decoding.extend(distinct // words, distinct % words)
+    return _cut(tokens[:, : step + 1], logprobs[:, : step + 1], stops)
 
 
 def _cut(tokens: Tensor, logprobs: Tensor, stops: Tensor) -> list[Response]:

@@ -39,7 +39,7 @@ ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
 TOGETHER = {
     "rollout": (
         "weights + AdamW moments + bfloat16 copies + packed prompts + reading prompts",
-        "weights + AdamW moments + bfloat16 copies + KV cache + packed layer",
+        "weights + AdamW moments + bfloat16 copies + KV cache + copied layer",
         "weights + AdamW moments + bfloat16 copies + KV cache + sampling",
     ),
     "update": (
@@ -51,14 +51,31 @@ TOGETHER = {
 
 
 class Part(NamedTuple):
-    """What one role does in a step: rows sampled, how many of them with a prompt of their own, tokens
-    of a prompt and of a response, positions in the update."""
+    """What one role does in a step: rows sampled, how many prompts they have at most, tokens of a
+    prompt and of a response; how many prompts they have where every proposal is valid and new, and how
+    many responses are trained on."""
 
     rows: int
     distinct: int
     prompt: int
     new: int
-    trained: int
+    asked: int = 0
+    trained: int = 0
+
+    @property
+    def read(self) -> int:
+        """Positions in the model while sampling, each prompt once; a last token is not read."""
+        return self.asked * self.prompt + self.rows * (self.new - 1)
+
+    @property
+    def scored(self) -> int:
+        """Positions in the model in the update, each prompt once."""
+        return min(self.asked, self.trained) * self.prompt + self.trained * (self.new - 1)
+
+    @property
+    def apart(self) -> int:
+        """Both, if each response had its prompt to itself."""
+        return (self.rows + self.trained) * (self.prompt + self.new - 1)
 
 
 @dataclass(frozen=True)
@@ -146,8 +163,8 @@ def rollout_rows(model, precision: Precision, part: Part, most: int) -> dict[str
         "packed prompts": product(read, token, stream),
         "reading prompts": read * inside + product(read, packed_row),
         "KV cache": product(rows, part.prompt + part.new, token, precision.compute),
-        # A layer's prompts in the making of its rows' cache, which then stand in their place.
-        "packed layer": product(read, keys, 3, stream) + product(rows, part.prompt, keys, stream),
+        # A layer's cache made anew when rows part: its keys, values, and what is copied into them.
+        "copied layer": product(rows, part.prompt + part.new, keys, 3, precision.compute),
         "sampling": product(rows, model.config.vocab_size, 12 + precision.compute),
     }
 

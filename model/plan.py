@@ -97,11 +97,11 @@ def count_parts(args: AZRArgs, language: PromptSet) -> tuple[Part, Part, Part]:
     attempts = problems * args.n_attempts
     answers, further = (attempts, 0) if args.train_attempts else (problems, problems)
     new, answer = args.max_proposal_tokens, args.max_answer_tokens
-    solved, evaluated = problems * question + answers * answer, len(TASKS) * args.eval_problems
+    learning, evaluated = proposals * (args.proposer == "self"), len(TASKS) * args.eval_problems
     return (
-        Part(proposals, proposals, ask, new, proposals * (ask + new) * (args.proposer == "self")),
-        Part(attempts + further, answers, question, answer, solved),
-        Part(evaluated, evaluated, question, answer, 0),
+        Part(proposals, proposals, ask, new, proposals, learning),
+        Part(attempts + further, answers, question, answer, problems, answers),
+        Part(evaluated, evaluated, question, answer, evaluated),
     )
 
 
@@ -117,10 +117,10 @@ def seconds(model, parts, slices, args: AZRArgs, row: int) -> tuple[float, float
         reading = (2 * total + rows["KV cache"].size) / card.bandwidth
         step = max(LAUNCH * layers, reading, min(part.rows, args.rollout_rows) * forward)
         rollout += ceil(part.rows / args.rollout_rows) * part.new * step
-        rollout += part.distinct * part.prompt * forward
+        rollout += part.asked * part.prompt * forward
     recomputed, backward = model.is_activation_checkpointing, 1 if args.lora_rank else 2
     passes = 1 + recomputed + backward + (1 - 1 / args.minibatches)  # the last: scored once more
-    return rollout, sum(part.trained for part in parts) * passes * (forward + attention)
+    return rollout, sum(part.scored for part in parts) * passes * (forward + attention)
 
 
 def plan(args: AZRArgs) -> tuple[str, bool]:
@@ -157,14 +157,18 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     rows |= {"disk, download": product(total, 2), "disk, checkpoint": checkpoint}
     # The newest ones, the best, and the one that is being written.
     rows |= {"disk, checkpoints": (args.keep_checkpoints + 2) * checkpoint}
+    read, scored, apart = (
+        sum(getattr(part, kind) for part in parts[:2]) for kind in ("read", "scored", "apart")
+    )
     lines = [
         f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {total:,} parameters",
         "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",
         *(f"{label:<20}{row.size / GIB:6.1f} GiB = {row.formula}" for label, row in rows.items()),
         f"{'tokens a step':<20}{sampled.size:,} sampled = {sampled.formula}, after prompts of "
         f"{proposing.prompt} and {solving.prompt}",
-        f"{'seconds a step':<20}{rollout:.0f} of rollout, {update:.0f} of updating on "
-        f"{proposing.trained + solving.trained:,} positions, estimated",
+        f"{'tokens computed':<20}{read + scored:,} = {read:,} of rollout + {scored:,} of update, each "
+        f"prompt once; {apart:,} if every response had its prompt to itself",
+        f"{'seconds a step':<20}{rollout:.0f} of rollout, {update:.0f} of updating, estimated",
         verdict,
     ]
     return "\n".join(fill(line, 100, subsequent_indent=" " * 33) for line in lines), not over

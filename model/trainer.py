@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain, islice
 from random import Random
 from statistics import fmean
 
@@ -204,12 +203,15 @@ class AZRTrainer:
         replay = ReplayBuffer(rollouts, self.advantages, weights)
         lr = learning_rate(self.steps, args.lr, args.lr_warmup, args.lr_hold, args.lr_half_life)
         self.optimizer.param_groups[0]["lr"] = lr
-        first, *others = replay.minibatches(args.minibatches, self.shuffling)
+        first, *others = (
+            self._packed(share(examples))
+            for examples in replay.minibatches(args.minibatches, self.shuffling)
+        )
         denominator = response_count(replay.examples, args.aggregate) / (1 + len(others))
         sampling = SamplingMetrics()
-        others = [self._rescore(share(examples), sampling) for examples in others]
-        updates = [self._update(share(first), denominator, sampling)]
-        updates += [self._update(examples, denominator) for examples in others]
+        others = [self._rescore(batches, sampling) for batches in others]
+        updates = [self._update(first, denominator, sampling)]
+        updates += [self._update(batches, denominator) for batches in others]
         return {
             "learning_rate": lr,
             "examples": len(replay),
@@ -218,57 +220,59 @@ class AZRTrainer:
             "skipped_updates": sum(update["skipped_updates"] for update in updates),
         }
 
+    def _packed(self, examples: Sequence[Example]) -> list[MiniBatch]:
+        """Examples in parts that are in the model at a time."""
+        parts = microbatches(examples, self.args.microbatch_tokens)
+        return [collate(part, self.policy.pad_id) for part in parts]
+
     @torch.no_grad()
-    def _rescore(self, examples: Sequence[Example], sampling: SamplingMetrics) -> list[Example]:
+    def _rescore(self, parts: Sequence[MiniBatch], sampling: SamplingMetrics) -> list[MiniBatch]:
         """Replace the sampler's log-probabilities by those of the training forward: ρ starts at 1."""
         rescored = []
-        for part in microbatches(examples, self.args.microbatch_tokens):
+        for part in parts:
             batch, logprobs, entropy, _ = self._score(part)
             sampling.add(batch, logprobs, entropy)
-            values = iter(logprobs[batch.response_mask].tolist())
-            for example in chain.from_iterable(part):
-                own = tuple(islice(values, len(example.rollout.response_ids)))
-                rollout = replace(example.rollout, old_logprobs=own)
-                rescored.append(replace(example, rollout=rollout))
+            rescored.append(replace(part, old_logprobs=logprobs.cpu()))
         return rescored
 
     def _update(
         self,
-        examples: Sequence[Example],
+        parts: Sequence[MiniBatch],
         denominator: float,
         sampling: SamplingMetrics | None = None,
     ) -> dict[str, float]:
-        """One optimizer step on one minibatch, of which `examples` are this process's share;
-        diagnostics of the whole.
+        """One optimizer step on one minibatch, of which `parts` are this process's share; diagnostics
+        of the whole.
 
         sampling: given for the first minibatch, which needs no rescoring: the weights are still those
         that sampled it.
         """
-        whole = self._add_gradient(examples, denominator, sampling)
+        whole = self._add_gradient(parts, denominator, sampling)
         self.updates, self.watched = self.updates + 1, self.watched - 1
         if self.watched >= 0:
             unread = sampling and SamplingMetrics()
             again = partial(self._add_gradient, denominator=denominator, sampling=unread)
-            about = self.updates, whole["loss"], examples, again
+            about = self.updates, whole["loss"], parts, again
             self.accelerator.print(gradient_table(self.policy.model, *about))
         norm = float(self.accelerator.clip_grad_norm_(self.trained, self.args.max_grad_norm))
         taken = self.guard.step(self.optimizer, whole["loss"], norm)
         return {**whole, "grad_norm": norm, "skipped_updates": float(not taken)}
 
     def _add_gradient(
-        self, examples: Sequence[Example], denominator: float, sampling: SamplingMetrics | None
+        self, parts: Sequence[MiniBatch], denominator: float, sampling: SamplingMetrics | None
     ) -> dict[str, float]:
-        """Add the gradient of all processes' `examples`, in as many parts as fit; diagnostics."""
+        """Add the gradient of all processes' `parts`; diagnostics."""
         args, diagnostics = self.args, []
-        for part in microbatches(examples, args.microbatch_tokens):
+        for part in parts:
             batch, logprobs, entropy, bonus = self._score(part)
             if sampling is not None:
                 sampling.add(batch, logprobs.detach(), entropy.detach())
                 batch = replace(batch, old_logprobs=logprobs.detach())
             over = dict(aggregate=args.aggregate, denominator=denominator, weights=batch.weights)
             objective, extra = self._objective(logprobs, batch, **over)
-            bonus = aggregate_tokens(bonus, batch.response_mask, **over)
-            loss = -objective - args.entropy_coef * bonus
+            loss = -objective
+            if args.entropy_coef:
+                loss -= args.entropy_coef * aggregate_tokens(bonus, batch.response_mask, **over)
             self.accelerator.backward(loss)
             extra["loss"] = loss.detach()
             diagnostics.append({key: value.item() for key, value in extra.items()})
@@ -287,11 +291,10 @@ class AZRTrainer:
             **mean_over,
         )
 
-    def _score(self, part: Sequence[Sequence]) -> tuple[MiniBatch, Tensor, Tensor, Tensor]:
-        """Rows of a part as a batch; of its responses the log-probabilities, their entropy, and what of
-        that the bonus is paid for."""
-        batch = collate(part, self.policy.pad_id).to(self.accelerator.device)
-        floor = self.args.entropy_floor
+    def _score(self, part: MiniBatch) -> tuple[MiniBatch, Tensor, Tensor, Tensor]:
+        """A part where the model is; its log-probabilities, their entropy, what the bonus is for."""
+        batch = part.to(self.accelerator.device)
+        floor = self.args.entropy_floor if self.args.entropy_coef else 0.0
         with self.accelerator.autocast():
             scores = response_logprobs(self.policy.model, batch, self.args.temperature, floor)
         return batch, *scores

@@ -176,9 +176,9 @@ def test_the_other_modes_formula_is_far_off():
 def test_the_cache_is_the_real_one(precision):
     model = small(precision).eval()
     with torch.no_grad(), autocast(precision):
-        _, cache, _ = prefill(model, tokens(5, 7, 64), 0, 4)
-    rooms = [kept for layer in cache.layers for kept in (layer.keys, layer.values)]
-    planned = memory.rollout_rows(model, precision, Part(5, 5, 7, 4, 0), 5)["KV cache"].size
+        _, decoding = prefill(model, tokens(5, 7, 64), 0, 4)
+    rooms = [kept for layer in decoding.cache.layers for kept in (layer.keys, layer.values)]
+    planned = memory.rollout_rows(model, precision, Part(5, 5, 7, 4), 5)["KV cache"].size
     assert planned == sum(room.untyped_storage().nbytes() for room in rooms)
 
 
@@ -188,16 +188,14 @@ def test_sampling_holds_three_float32_tables_and_the_logits(precision, dtype, ro
     logits, uniform = torch.randn(rows, words).to(dtype), torch.rand(rows)
     measured = logits.nbytes + peak_of(lambda: sample_tokens(logits, 1.0, uniform))
     model = small(precision, plain=True, vocab_size=words)
-    planned = memory.rollout_rows(model, precision, Part(rows, rows, 1, 1, 0), rows)[
-        "sampling"
-    ].size
+    planned = memory.rollout_rows(model, precision, Part(rows, rows, 1, 1), rows)["sampling"].size
     assert planned == pytest.approx(measured, rel=0.01)
 
 
 ROLLOUTS = [  # rows, distinct prompts, their tokens, new tokens
     ("reading prompts", (32, 32, 64, 4), {}),
     ("reading prompts", (24, 24, 100, 4), dict(hidden_size=128, intermediate_size=512)),
-    ("packed layer", (64, 8, 64, 16), dict(num_hidden_layers=12)),
+    ("copied layer", (64, 8, 64, 16), dict(num_hidden_layers=12)),
     ("sampling", (64, 4, 16, 8), WORDS),
 ]
 
@@ -215,7 +213,7 @@ def test_the_peak_of_a_rollout_is_the_allocators(precision, moment, work, sizes)
 
     measured, model = peak_of(sample), small(precision, plain=True, **sizes)
     parts = memory.standing_rows(model, precision, RANK[precision])
-    parts |= memory.rollout_rows(model, precision, Part(*work[:4], 0), rows)
+    parts |= memory.rollout_rows(model, precision, Part(*work[:4]), rows)
     most = memory.peak(parts, "rollout")
     planned = most.size - parts["weights"].size - parts["AdamW moments"].size
     assert most.formula.endswith(moment) and planned == pytest.approx(measured, rel=0.1)

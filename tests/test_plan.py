@@ -15,13 +15,13 @@ from utils.string_formatting import PromptRenderer
 def test_a_step_by_hand():
     proposing, solving, evaluating = plan.count_parts(parse_args(["--plan"]), CHAT)
     ask, question = proposing.prompt, solving.prompt
-    assert proposing == Part(96, 96, ask, 512, 96 * (ask + 512))
-    assert solving == Part(96 * 8 + 96, 96, question, 512, 96 * (question + 512))
-    assert evaluating == Part(3 * 128, 3 * 128, question, 512, 0)
+    assert proposing == Part(96, 96, ask, 512, 96, 96)
+    assert solving == Part(96 * 8 + 96, 96, question, 512, 96, 96)
+    assert evaluating == Part(3 * 128, 3 * 128, question, 512, 384, 0)
     args = parse_args(["--plan", "--train-attempts", "--proposer", "frozen"])
     proposing, solving, _ = plan.count_parts(args, CHAT)
-    assert proposing == Part(96, 96, ask, 512, 0)
-    assert solving == Part(768, 768, question, 512, 96 * question + 768 * 512)
+    assert proposing == Part(96, 96, ask, 512, 96, 0)
+    assert solving == Part(768, 768, question, 512, 96, 768)
 
 
 def test_prompts_are_as_long_as_the_longest_of_tiny():
@@ -42,12 +42,26 @@ def test_estimated_prompts_are_no_shorter_than_a_real_tokenizers():
 
 def test_seconds_by_hand():
     # 1 + 3 slices of 512 steps of 0.03 s, and 96 (415 + 222) tokens read at 2 P operations of 0.35 of
-    # 312e12 a second; 159,456 positions, each 4 + 2/3 times 2 P and 4 * 36 * 2048 * 1854 of attention.
+    # 312e12 a second; 96 (415 + 222 + 2 * 511) positions, each 4 + 2/3 times 2 P and 4 * 36 * 2048 * 1854 of attention.
     rate, forward = 0.35 * 312e12, 2 * 3_085_938_688
     rollout = 4 * 512 * 0.03 + 96 * (415 + 222) * forward / rate
-    update = 159_456 * (4 + 2 / 3) * (forward + 4 * 36 * 2048 * 1854) / rate
-    line = f"{rollout:.0f} of rollout, {update:.0f} of updating on 159,456 positions"
+    update = 159_264 * (4 + 2 / 3) * (forward + 4 * 36 * 2048 * 1854) / rate
+    line = f"{rollout:.0f} of rollout, {update:.0f} of updating, estimated"
     assert line in plan.plan(parse_args(["--plan"]))[0]
+
+
+def test_tokens_with_and_without_sharing_by_hand():
+    """Attempts share their problem's prompt; of 512 tokens the model reads all but the last."""
+    shared = 96 * (415 + 222) + (96 + 864) * 511, 96 * (415 + 222) + (96 + 96) * 511
+    apart = (96 + 96) * (415 + 511) + (864 + 96) * (222 + 511)
+    text = " ".join(plan.plan(parse_args(["--plan"]))[0].split())
+    assert f"tokens computed {sum(shared):,} = {shared[0]:,} of rollout + {shared[1]:,} of" in text
+    assert f"each prompt once; {apart:,} if every response had its prompt to itself" in text
+    # All 768 attempts trained on: their 96 prompts are computed once there too.
+    text = " ".join(plan.plan(parse_args(["--plan", "--train-attempts"]))[0].split())
+    scored = 96 * (415 + 511) + 96 * 222 + 768 * 511
+    apart = 2 * 96 * (415 + 511) + 2 * 768 * (222 + 511)
+    assert f"+ {scored:,} of update" in text and f"once; {apart:,} if every" in text
 
 
 @pytest.mark.parametrize("flags", [

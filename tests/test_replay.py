@@ -39,34 +39,31 @@ def test_collate_by_hand():
         Example(rollout((5,), (1,)), 1.0),
     ]
     batch = collate([examples[:2], examples[2:]], pad_id=0)
-    assert batch.input_ids.tolist() == [[7, 8, 9, 2, 4, 0, 0, 0], [7, 8, 6, 3, 0, 2, 5, 1]]
-    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 2, 0, 0, 0], [0, 1, 2, 3, 4, 5, 0, 1]]
+    # Behind a response's last token nothing is scored, so it is not read.
+    assert batch.input_ids.tolist() == [[7, 8, 9, 0, 0, 0], [7, 8, 6, 3, 0, 5]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 0, 0, 0], [0, 1, 2, 3, 4, 0]]
     assert batch.attention_mask[:, 0].int().tolist() == [
         [
-            [1, 0, 0, 0, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0, 0, 0, 0],
-            [1, 1, 1, 0, 0, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0, 0, 0],
-            [1, 1, 0, 0, 1, 0, 0, 0],
-            [0, 0, 0, 0, 0, 1, 0, 0],
-            [0, 0, 0, 0, 0, 0, 1, 0],
-            [0, 0, 0, 0, 0, 0, 0, 1],
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [0, 0, 0, 1, 0, 0],
+            [0, 0, 0, 0, 1, 0],
+            [0, 0, 0, 0, 0, 1],
         ],
         [
-            [1, 0, 0, 0, 0, 0, 0, 0],
-            [1, 1, 0, 0, 0, 0, 0, 0],
-            [1, 1, 1, 0, 0, 0, 0, 0],
-            [1, 1, 1, 1, 0, 0, 0, 0],
-            [1, 1, 1, 1, 1, 0, 0, 0],
-            [1, 1, 1, 1, 1, 1, 0, 0],
-            [0, 0, 0, 0, 0, 0, 1, 0],
-            [0, 0, 0, 0, 0, 0, 1, 1],
+            [1, 0, 0, 0, 0, 0],
+            [1, 1, 0, 0, 0, 0],
+            [1, 1, 1, 0, 0, 0],
+            [1, 1, 1, 1, 0, 0],
+            [1, 1, 1, 1, 1, 0],
+            [0, 0, 0, 0, 0, 1],
         ],
     ]
     assert batch.response_mask.int().tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 0, 0]]
     assert batch.targets.tolist() == [[9, 2, 0], [4, 0, 0], [3, 0, 2], [1, 0, 0]]
-    # Where the token before each stands; rows are 8 long.
-    assert batch.sources.tolist() == [[1, 2, 0], [1, 0, 0], [10, 11, 12], [14, 0, 0]]
+    # Where the token before each stands; rows are 6 long.
+    assert batch.sources.tolist() == [[1, 2, 0], [1, 0, 0], [8, 9, 10], [11, 0, 0]]
     assert batch.old_logprobs.tolist() == [[-0.5, -0.75, 0], [-0.5, 0, 0], [-0.5, -0.75, -1.0], [-0.5, 0, 0]]  # fmt: skip
     assert batch.advantages.tolist() == [1.5, 0.5, -2.0, 1.0]
     assert batch.weights.tolist() == [2.0, 1.0, 1.0, 1.0]
@@ -99,8 +96,9 @@ def test_the_masked_tokens_are_the_text_and_its_end(pad):
     ):  # fmt: skip
         end = "<eos>" if example.rollout.finished else ""
         assert tokenizer.decode(targets[response]) == example.rollout.text + end
-        last = len(example.rollout.prompt_ids + example.rollout.response_ids) - 1
-        assert tokenizer.decode(ids[sees[last]]) == "5..13 solve " + example.rollout.text + end
+        *before, _ = whole = example.rollout.prompt_ids + example.rollout.response_ids
+        assert tokenizer.decode(whole) == "5..13 solve " + example.rollout.text + end
+        assert ids[sees[len(before) - 1]].tolist() == before
 
 
 @pytest.mark.parametrize(
@@ -187,11 +185,11 @@ def test_microbatches_keep_the_budget_and_hold_each_item_once(max_tokens):
 
 def test_rows_hold_each_prompt_once_and_little_padding():
     """90 prompts and responses of 1 to 6 and 1 to 4 tokens that begin with 10 or go on with 50: the
-    tree of them all, counted as a set of prefixes."""
+    tree of them all but for their last tokens, counted as a set of prefixes."""
     rng = Random(0)
     items = [item(rng.randint(1, 6), rng.randint(1, 4), advantage=float(k)) for k in range(90)]
     (rows,) = microbatches(items, 10_000)
-    whole = [one.rollout.prompt_ids + one.rollout.response_ids for one in items]
+    whole = [one.rollout.prompt_ids + one.rollout.response_ids[:-1] for one in items]
     prefixes = {ids[:length] for ids in whole for length in range(1, 1 + len(ids))}
     batch = collate(rows, pad_id=0)
     assert len(rows) == 1 and batch.input_ids.numel() == len(prefixes)

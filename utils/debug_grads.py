@@ -7,25 +7,26 @@ layer and by (role, task) cell.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
-from custom_types import CELLS, Example
+from custom_types import CELLS, MiniBatch
 
 
 def gradient_table(
     model: torch.nn.Module,
     update: int,
     loss: float,
-    examples: Sequence[Example],
-    add_gradient: Callable[[Sequence[Example]], Mapping[str, float]],
+    parts: Sequence[MiniBatch],
+    add_gradient: Callable[[Sequence[MiniBatch]], Mapping[str, float]],
 ) -> str:
-    """The gradient now in `model`, that of `examples`, as text; it stays there.
+    """The gradient now in `model`, that of `parts`, as text; it stays there.
 
     A line a layer: the norm, and the share of exact zeros. A line a cell: the loss and the norm of the
     gradient of its examples alone, and its share of the update, ⟨own, whole⟩ / ⟨whole, whole⟩: shares
-    add up to 1, and one below 0 pulls against the others. add_gradient: adds the gradient of some
-    examples to the model's, as an update does, and returns diagnostics with `loss`.
+    add up to 1, and one below 0 pulls against the others. add_gradient: adds the gradient of
+    some parts to the model's, as an update does, and returns diagnostics with `loss`.
     """
     trained = [one for one in model.parameters() if one.grad is not None]
     whole = [one.grad for one in trained]
@@ -39,7 +40,9 @@ def gradient_table(
     for cell, (role, task) in enumerate(CELLS):
         for one in trained:
             one.grad = torch.zeros_like(one)
-        own_loss = add_gradient([one for one in examples if one.rollout.cell == cell])
+        own_loss = add_gradient(
+            [replace(part, weights=part.weights * (part.cells == cell)) for part in parts]
+        )
         own = [one.grad for one in trained]
         share = f"{_dot(own, whole) / square:>9.1%}" if square else f"{'-':>9}"
         lines.append(

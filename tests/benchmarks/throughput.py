@@ -1,0 +1,182 @@
+"""Completions a second of self-play steps, alone or beside TRL's GRPOTrainer on the same work.
+
+    python tests/benchmarks/throughput.py --work tiny
+    python tests/benchmarks/throughput.py --work tiny --minibatches 4 --against trl
+    python tests/benchmarks/throughput.py --work smollm2 --against trl --output throughput.json
+
+Each side is a process of its own, one after the other, with the same model, the same kind of problems,
+8 attempts at each, the same sampling settings, number of completions and of optimizer steps. This
+side is `AZRTrainer`, whose problems the environment draws, so that all it samples are answers. Prints
+medians, with the least and the most, over the steps after the first, and the ratios; then how far
+the gradients are apart that both sides compute of the same completions.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import fmean, median
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from accelerate import Accelerator
+
+from constants import SMOLLM2_MODEL, TINY_MODEL
+from custom_types import Policy, TaskType
+from model.args import AZRArgs
+from model.policy import load_policy
+from model.presets import preset
+from model.trainer import AZRTrainer
+from model.warm_start import warm_start
+from prompts import CHAT
+from utils.string_formatting import PromptRenderer
+from utils.tables import markdown_table
+
+TRL = "trl==1.16.0"
+WARM_UP = 1  # steps
+COMMON = dict(proposer="uniform", n_attempts=8, lr=1e-6, lr_warmup=0, entropy_coef=0.0)
+# Of each work: 768 completions of about 3 tokens, and 48 of up to 48 after prompts of about 80.
+WORKS = {
+    TINY_MODEL: dict(batch_size=32),
+    SMOLLM2_MODEL: dict(batch_size=2, max_answer_tokens=48, max_prime=31),
+}
+WORDY = (
+    "Find the integer $letter for which $equation holds. Think step by step, and write what you find "
+    r"in \boxed{}, in at most $max_tokens tokens."
+)
+
+
+def load(work: str, minibatches: int) -> tuple[Policy, AZRArgs]:
+    """What both sides start from."""
+    given = {**preset(work), **WORKS[work], **COMMON, "minibatches": minibatches}
+    args = AZRArgs(model=work, **given)
+    policy = load_policy(args)
+    if args.warm_starts:
+        warm_start(policy, PromptRenderer.for_policy(policy, args), args)
+        return policy, args
+    solver = dict.fromkeys(TaskType, WORDY)
+    return replace(policy, prompts=replace(CHAT, solver=solver, examples=0)), args
+
+
+def peak_gigabytes() -> float:
+    """The most this process has had in memory, in 10^9 bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def own_side(work: str, minibatches: int, steps: int) -> dict:
+    """Seconds and tokens of `steps` steps, and the peak."""
+    policy, args = load(work, minibatches)
+    renderer = PromptRenderer.for_policy(policy, args)
+    trainer = AZRTrainer(policy, renderer, args, Accelerator(cpu=True))
+    rows = []
+    for _ in range(steps):
+        started = time.perf_counter()
+        metrics = trainer.step()
+        seconds, sampled = time.perf_counter() - started, trainer.played.completions
+        rows.append({
+            "seconds": seconds,
+            "generate": metrics["time/rollout"],
+            "update": seconds - metrics["time/rollout"],
+            "completions": len(sampled),
+            "tokens": sum(len(one.response_ids) for one in sampled),
+            "prompt": fmean(len(one.prompt_ids) for one in sampled),
+        })  # fmt: skip
+    return {"steps": rows, "peak": peak_gigabytes()}
+
+
+def trl_side(work: str, minibatches: int, steps: int) -> dict:
+    from trl_grpo import run
+
+    return run(*load(work, minibatches), steps)
+
+
+SIDES: dict[str, Callable[[str, int, int], dict]] = {"own": own_side, "trl": trl_side}
+
+
+def measured(side: str, args: argparse.Namespace) -> dict:
+    """What a process of its own measures of a side, without the steps of warming up."""
+    command = [sys.executable, __file__, "--work", args.work, "--side", side]
+    command += ["--minibatches", str(args.minibatches), "--steps", str(args.steps)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr}")
+    result = json.loads(done.stdout.splitlines()[-1])
+    return {**result, "steps": result["steps"][WARM_UP:]}
+
+
+def columns(result: dict) -> dict[str, list[float]]:
+    """What is compared of each step."""
+    steps = result["steps"]
+    return {
+        "seconds a step": [one["seconds"] for one in steps],
+        "generate": [one["generate"] for one in steps],
+        "update": [one["update"] for one in steps],
+        "completions/s": [one["completions"] / one["seconds"] for one in steps],
+        "tokens a completion": [one["tokens"] / one["completions"] for one in steps],
+        "tokens a prompt": [one["prompt"] for one in steps],
+        "peak GB": [result["peak"]],
+    }
+
+
+def table(results: dict[str, dict]) -> str:
+    """A line for each side and, of two, the ratio of their medians."""
+    sides = {name: columns(result) for name, result in results.items()}
+    rows = [
+        {"": name, **{key: _spread(values) for key, values in own.items()}}
+        for name, own in sides.items()
+    ]
+    if len(sides) > 1:
+        own, other = ({key: median(v) for key, v in side.items()} for side in sides.values())
+        ratios = {key: f"{own[key] / other[key]:.2f}" for key in own}
+        rows.append({"": "ratio of medians", **ratios})
+    return markdown_table(rows)
+
+
+def _spread(values: list[float]) -> str:
+    low, middle, high = (f"{value:.3g}" for value in (min(values), median(values), max(values)))
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", choices=WORKS, default=TINY_MODEL)
+    parser.add_argument(
+        "--minibatches", type=int, default=1, help="optimizer steps a self-play step [1]"
+    )
+    parser.add_argument("--steps", type=int, help="that are measured, at least 5 [20, smollm2: 5]")
+    parser.add_argument("--against", choices=["trl"], help=f"pip install {TRL}")
+    parser.add_argument("--output", type=Path, help="also write every step's figures, as JSON")
+    parser.add_argument("--side", choices=SIDES, help="measure this one here, and print JSON")
+    args = parser.parse_args(argv)
+    args.steps = args.steps or {TINY_MODEL: 20, SMOLLM2_MODEL: 5}[args.work]
+    if args.steps < 5 or args.minibatches < 1:
+        parser.error(
+            f"--steps {args.steps} --minibatches {args.minibatches}: must be at least 5 and 1"
+        )
+    if args.side:
+        result = SIDES[args.side](args.work, args.minibatches, WARM_UP + args.steps)
+        print("\n" + json.dumps(result))
+        return 0
+    if args.against and not find_spec("trl"):
+        parser.error(f"--against trl: TRL is not installed; pip install {TRL}")
+    names = ["own", *([args.against] if args.against else [])]
+    results = {name: measured(name, args) for name in names}
+    print(table(results), end="")
+    for result in results.values():
+        if "gradient_difference" in result:
+            print(f"\nrelative difference of the gradients: {result['gradient_difference']:.1e}")
+    if args.output:
+        args.output.write_text(json.dumps({"work": args.work, **results}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
