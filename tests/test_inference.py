@@ -195,6 +195,32 @@ def test_batched_equals_one_by_one_and_slices_do_not_matter(qwen):
     assert any(a != b for a, b in repeated.values())
 
 
+def test_rows_are_one_until_they_part_and_leave_when_they_have_ended(qwen, monkeypatch):
+    """Rows in the model, by hand from the responses: distinct sequences so far of the rows that are
+    held, which are those that go on as soon as no more than three quarters of the held ones do."""
+    counts, forward = [], qwen.forward
+
+    def counted(input_ids, **kwargs):
+        counts.append(len(input_ids))
+        return forward(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(qwen, "forward", counted)
+    rows = prompts(4) * 8
+    responses = run(qwen, rows, n=12, stop_ids=tuple(range(1, 12)))
+    held, expected = list(range(32)), []
+    for step in range(1, max(len(one.ids) for one in responses)):
+        going = [row for row in held if len(responses[row].ids) > step]
+        if len(going) <= 0.75 * len(held):
+            held = going
+        expected.append(len({(rows[row], responses[row].ids[:step]) for row in held}))
+    assert counts == expected
+    assert counts[0] < 32 and 4 < max(counts) and counts[-1] < max(counts)
+
+    counts.clear()
+    greedy = run(qwen, rows, temperature=0.0, stop_ids=(-1,))
+    assert set(counts) == {4} and greedy[:4] == greedy[4:8]
+
+
 def test_engine_logprobs_equal_the_training_forward(qwen):
     rows = prompts(10)
     responses = run(qwen, rows, temperature=0.7)

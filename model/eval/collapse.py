@@ -33,9 +33,10 @@ import torch
 from accelerate import Accelerator
 from transformers.utils import logging as transformers_logging
 
+from buffer.base_buff import microbatches
 from compute.objective import aggregate_tokens
 from constants import RUNS_DIR
-from custom_types import TASKS, Example, Policy, Prompt, Role, Round
+from custom_types import TASKS, Example, MiniBatch, Policy, Prompt, Role, Round
 from model.args import AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.policy import build_tiny
@@ -75,18 +76,29 @@ class ClippedAdvantages(AZRTrainer):
 class OtherCompletions(AZRTrainer):
     """The new log-probabilities are those of other completions, sampled at the update."""
 
-    def _update(self, examples: Sequence[Example], denominator: float, sampling=None):
+    def learning_phase(self, played: Round) -> dict[str, float]:
+        self.stored = []  # of each minibatch to come, in the order of its rows
+        return super().learning_phase(played)
+
+    def _packed(self, examples: Sequence[Example]) -> list[MiniBatch]:
+        parts = microbatches(examples, self.args.microbatch_tokens)
+        self.stored.append([example for part in parts for row in part for example in row])
+        return super()._packed(examples)
+
+    def _update(self, parts: Sequence[MiniBatch], denominator: float, sampling=None):
+        old = [row for part in parts for row in part.old_logprobs.tolist()]
+        stored = list(zip(self.stored.pop(0), old, strict=True))
         others = []
         for role in Role:
-            own = [example for example in examples if example.rollout.role is role]
+            own = [(example, old) for example, old in stored if example.rollout.role is role]
             limit = self.renderer.max_tokens[role]
-            rows = [example.rollout for example in own]
+            rows = [example.rollout for example, _ in own]
             prompts = [Prompt(r.role, r.task, r.problem, "", r.prompt_ids, limit) for r in rows]
-            for example, fresh in zip(own, self._rollout(prompts), strict=True):
+            for (example, old), fresh in zip(own, self._rollout(prompts), strict=True):
                 length = len(fresh.response_ids)
-                old = (*example.rollout.old_logprobs, *[0.0] * length)[:length]
-                others.append(replace(example, rollout=replace(fresh, old_logprobs=old)))
-        return super()._update(others, denominator)
+                logprobs = (*old, *[0.0] * length)[:length]
+                others.append(replace(example, rollout=replace(fresh, old_logprobs=logprobs)))
+        return super()._update(super()._packed(others), denominator)
 
 
 class UnrelatedRewards(AZRTrainer):
