@@ -106,13 +106,13 @@ def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> l
     stops = torch.tensor(stop_ids, device=device)
     place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
     logits, decoding = prefill(model, list(place), pad_id, most)
-    state = torch.tensor(
-        [place[prompt] for prompt in prompts], device=device
-    )  # of the model's rows
+    # Of each row that is held: which row of the model is its own, and whether it has ended.
+    state = torch.tensor([place[prompt] for prompt in prompts], device=device)
+    done = torch.zeros_like(state, dtype=torch.bool)
+    held = torch.arange(count, device=device)
 
     tokens = torch.full((count, most), pad_id, device=device)
     logprobs = torch.zeros(count, most, device=device)
-    held, done = (torch.arange(count, device=device), torch.zeros_like(state, dtype=torch.bool))
     for step in range(most):
         words, logits = logits.shape[-1], logits[state]
         token, logprob = sample_tokens(logits, temperature, uniform[held, step])

@@ -41,12 +41,12 @@ def pack(rows: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedRows:
     depths = [tree.depths + [0] * pad for tree, pad in zip(trees, padding, strict=True)]
     # A padded position sees itself, since a row of attention without any is not a number.
     ends = [tree.ends + list(range(len(tree.ids) + 1, time + 1)) for tree in trees]
-    place = torch.arange(time, dtype=torch.int32)
+    index = torch.arange(time, dtype=torch.int32)
     end = torch.tensor(ends, dtype=torch.int32)
     return PackedRows(
         input_ids=torch.tensor(ids),
         position_ids=torch.tensor(depths),
-        attention_mask=((place[:, None] >= place) & (place[:, None] < end[:, None]))[:, None],
+        attention_mask=((index[:, None] >= index) & (index[:, None] < end[:, None]))[:, None],
         paths=[
             [number * time + place for place in path]
             for number, tree in enumerate(trees)

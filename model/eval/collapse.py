@@ -86,8 +86,8 @@ class OtherCompletions(AZRTrainer):
         return super()._packed(examples)
 
     def _update(self, parts: Sequence[MiniBatch], denominator: float, sampling=None):
-        old = [row for part in parts for row in part.old_logprobs.tolist()]
-        stored = list(zip(self.stored.pop(0), old, strict=True))
+        logprobs = [row for part in parts for row in part.old_logprobs.tolist()]
+        stored = list(zip(self.stored.pop(0), logprobs, strict=True))
         others = []
         for role in Role:
             own = [(example, old) for example, old in stored if example.rollout.role is role]
@@ -96,8 +96,8 @@ class OtherCompletions(AZRTrainer):
             prompts = [Prompt(r.role, r.task, r.problem, "", r.prompt_ids, limit) for r in rows]
             for (example, old), fresh in zip(own, self._rollout(prompts), strict=True):
                 length = len(fresh.response_ids)
-                logprobs = (*old, *[0.0] * length)[:length]
-                others.append(replace(example, rollout=replace(fresh, old_logprobs=logprobs)))
+                old = (*old, *[0.0] * length)[:length]
+                others.append(replace(example, rollout=replace(fresh, old_logprobs=old)))
         return super()._update(super()._packed(others), denominator)
 
 

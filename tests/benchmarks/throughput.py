@@ -23,17 +23,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from accelerate import Accelerator
+from trainers import trainer_of
 
 from constants import SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy, TaskType
 from model.args import AZRArgs
 from model.policy import load_policy
 from model.presets import preset
-from model.trainer import AZRTrainer
 from model.warm_start import warm_start
 from prompts import CHAT
 from utils.string_formatting import PromptRenderer
@@ -74,8 +73,7 @@ def peak_gigabytes() -> float:
 def own_side(work: str, minibatches: int, steps: int) -> dict:
     """Seconds and tokens of `steps` steps, and the peak."""
     policy, args = load(work, minibatches)
-    renderer = PromptRenderer.for_policy(policy, args)
-    trainer = AZRTrainer(policy, renderer, args, Accelerator(cpu=True))
+    trainer = trainer_of(policy, args)
     rows = []
     for _ in range(steps):
         started = time.perf_counter()

@@ -11,23 +11,23 @@ from dataclasses import replace
 from random import Random
 
 import torch
-from accelerate import Accelerator
 from datasets import Dataset
 from throughput import peak_gigabytes
+from trainers import flat_gradient, relative, trainer_of
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from buffer.base_buff import ReplayBuffer, response_count
+from constants import SMOLLM2_MODEL, TINY_MODEL
 from custom_types import TASKS, Policy, Role, Rollout, Verdict
 from model.args import AZRArgs
-from model.trainer import AZRTrainer
 from prime_inversion import generate_of_each_task
 from utils.metrics import SamplingMetrics
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_solver
 
 ROWS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-MOST_ROWS = {"tiny": 768, "smollm2": 16}  # in the model at a time in the update
+MOST_ROWS = {TINY_MODEL: 768, SMOLLM2_MODEL: 16}  # in the model at a time in the update
 
 
 class TimedGRPOTrainer(GRPOTrainer):
@@ -166,12 +166,9 @@ def _gradient_difference(trainer: TimedGRPOTrainer, policy: Policy, args: AZRArg
         for prompt, seen, response, kept in zip(*(made[key] for key in ROWS), strict=True)
     ]  # fmt: skip
     replay = ReplayBuffer(rollouts, advantages.tolist())
-    renderer = PromptRenderer.for_policy(policy, args)
-    own = AZRTrainer(replace(policy, model=ours), renderer, args, Accelerator(cpu=True))
+    own = trainer_of(replace(policy, model=ours), args)
     ours.train()
     denominator = response_count(replay.examples, args.aggregate)
     own._add_gradient(own._packed(replay.examples), denominator, SamplingMetrics())
-    found, wanted = (
-        torch.cat([weight.grad.flatten() for weight in one.parameters()]) for one in (ours, model)
-    )
-    return ((found - wanted).norm() / wanted.norm()).item()
+    wanted = torch.cat([weight.grad.flatten() for weight in model.parameters()])
+    return relative(flat_gradient(own), wanted)
