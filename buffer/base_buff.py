@@ -14,7 +14,7 @@ from random import Random
 import torch
 
 from custom_types import TASKS, Example, MiniBatch, Problem, Rollout, TaskType
-from utils.prefix_tree import fill_rows, pack, row_length
+from utils.prefix_tree import fill_rows, pack
 from utils.random_states import random_state, set_random_state
 
 RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem comes in
@@ -210,7 +210,7 @@ def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[
     if not examples:
         return
     sequences = [_read(example) for example in examples]
-    row_tokens = row_length(sequences, max_tokens)
-    rows = [[examples[index] for index in row] for row in fill_rows(sequences, row_tokens)]
+    indices, row_tokens = fill_rows(sequences, max_tokens)
+    rows = [[examples[index] for index in row] for row in indices]
     part = max(1, max_tokens // row_tokens)
     yield from (rows[start : start + part] for start in range(0, len(rows), part))

@@ -7,7 +7,6 @@ with or without gradient, and `response_logprobs` those of packed rows; what bot
 place where logits are shifted, scaled and normalised.
 """
 
-import math
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from custom_types import MiniBatch, Policy, Prompt, Rollout
+from model.likelihood import ChoiceLikelihood, scaled
 from model.prefill import prefill
 from utils.processes import gather, share
 
@@ -52,7 +52,7 @@ def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[
     """
     if temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits), dtype=torch.float32)
-    logprobs = (logits.float() / temperature).log_softmax(-1)
+    logprobs = scaled(logits.float(), temperature).log_softmax(-1)
     cumulative = logprobs.exp().cumsum(-1)
     total = cumulative[:, -1:]
     # Strictly below the total, so that rounding never selects past the last possible token.
@@ -200,17 +200,7 @@ def _score(
     hidden: Tensor, targets: Tensor, head, temperature: float, floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probability of each target, entropy, and entropy among the tokens of at least `floor`."""
-    logits = head(hidden)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_normaliser = logits.logsumexp(-1, keepdim=True)
-    logprobs = logits.gather(-1, targets[:, None]) - log_normaliser
-    entropy = log_normaliser.squeeze(-1) - ((logits - log_normaliser).exp() * logits).sum(-1)
-    if floor == 0:
-        return logprobs.squeeze(-1), entropy, entropy
-    bar = torch.minimum(logits.amax(-1, keepdim=True), log_normaliser + math.log(floor))
-    likely = logits >= bar
-    among = logits.masked_fill(~likely, -math.inf).log_softmax(-1).masked_fill(~likely, 0)
-    return logprobs.squeeze(-1), entropy, -(among.exp() * among).sum(-1)
+    return ChoiceLikelihood.apply(head(hidden), targets, temperature, floor)
 
 
 def token_logprobs(
@@ -270,10 +260,10 @@ def _score_responses(
     hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, sources[mask])
     head = model.get_output_embeddings()
     chunk = max(1, LOGIT_CHUNK_ELEMENTS // model.config.vocab_size)
-    parts = [
-        checkpoint(_score, part, target, head, temperature, floor, use_reentrant=False)
-        for part, target in zip(hidden.split(chunk), targets[mask].split(chunk), strict=True)
-    ]
+    settings = head, temperature, floor
+    *others, last = zip(hidden.split(chunk), targets[mask].split(chunk), strict=True)
+    parts = [checkpoint(_score, *part, *settings, use_reentrant=False) for part in others]
+    parts.append(_score(*last, *settings))  # the backward pass begins with it: nothing to recompute
     joined = [torch.cat(values) for values in zip(*parts, strict=True)]
     blank = joined[0].new_zeros(mask.shape)
     return tuple(blank.masked_scatter(mask, values) for values in joined)

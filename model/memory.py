@@ -158,7 +158,7 @@ def rollout_rows(model, precision: Precision, part: Part, most: int) -> dict[str
     hidden, _, mlp, keys = units(model.config)
     token, stream = 2 * model.config.num_hidden_layers * keys, precision.stream
     inside = product(precision.forward[0], hidden) + product(precision.forward[1], mlp)
-    packed_row = row_length([range(part.prompt)], MOST_POSITIONS)
+    packed_row = row_length(part.prompt, part.prompt, MOST_POSITIONS)
     return {
         "packed prompts": product(read, token, stream),
         "reading prompts": read * inside + product(read, packed_row),

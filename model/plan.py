@@ -132,8 +132,8 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     if args.model == TINY_MODEL:  # which stays on the CPU
         precision = FLOAT32
     parts = count_parts(args, language)
-    longest = max(part.prompt + part.new for part in parts if part.trained)
-    row = row_length([range(longest)], args.microbatch_tokens)
+    longest, shared = max((part.prompt + part.new, part.prompt) for part in parts if part.trained)
+    row = row_length(longest, shared, args.microbatch_tokens)
     rows = standing_rows(model, precision, rank)
     positions = max(longest, args.microbatch_tokens)
     rows |= update_rows(model, precision, positions, row, rank, args.entropy_floor)

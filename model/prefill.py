@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from utils.prefix_tree import fill_rows, pack, row_length
+from utils.prefix_tree import fill_rows, pack
 
 MOST_POSITIONS = 4096  # of a row of packed prompts
 
@@ -46,7 +46,7 @@ def prefill(
     """Logits (n, vocabulary) of what follows each of n prompts, and n rows that stand at their ends,
     which may go on for `more` tokens."""
     device = model.device
-    rows = fill_rows(prompts, row_length(prompts, MOST_POSITIONS))
+    rows, _ = fill_rows(prompts, MOST_POSITIONS)
     packed = pack([[prompts[index] for index in row] for row in rows], pad_id)
     output = model.base_model(
         input_ids=packed.input_ids.to(device),

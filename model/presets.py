@@ -50,7 +50,7 @@ SMOLLM2_PRESET = PRETRAINED | dict(
     lr=5e-5,
     lr_warmup=5,
     minibatches=1,
-    microbatch_tokens=1024,
+    microbatch_tokens=512,
     entropy_coef=0.15,
     entropy_floor=0.01,  # a bonus on all 49,152 words pays for leaving the format, see the README
 )

@@ -18,7 +18,7 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
     *TYPES, "prompts", "prime_inversion", "utils.string_formatting", "utils.validate_by_executing",
     "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "compute.estimates", "buffer.base_buff",
     "model.adapters", "model.args", "model.optimizer", "model.policy", "model.presets", "model.warm_start",
-    "model.prefill", "model.inference",
+    "model.prefill", "model.likelihood", "model.inference",
 }  # fmt: skip
 ANY_UTILS = {
     "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
@@ -52,6 +52,7 @@ ROOMS = {
     "model.policy": {"constants", "model.args", "prompts"},
     "model.warm_start": TYPES | {"prime_inversion", "utils.string_formatting", "model.args"},
     "model.prefill": set(),
+    "model.likelihood": set(),
     "model.inference": {"custom_types", "model.args"},
     "model.optimizer": {"model.args"},
     "model.checkpoint": METHOD
@@ -102,7 +103,11 @@ ADDITIONS = {
         "utils.random_states",  # its generator is part of its state
     },
     "model.prefill": {"utils.prefix_tree"},  # ... when prompts are read
-    "model.inference": {"model.prefill", "utils.processes"},  # processes split the rows
+    "model.inference": {
+        "model.likelihood",
+        "model.prefill",
+        "utils.processes",
+    },  # processes split the rows
     "model.args": {"model.flags", "model.presets"},  # the general part, and the defaults
     "model.policy": {"custom_types", "model.adapters"},  # returns a `Policy`, with adapters
     "model.warm_start": {

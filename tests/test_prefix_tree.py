@@ -46,10 +46,11 @@ def test_each_token_sees_its_own_sequence_and_nothing_else(ordered):
     assert padded.any() and (sees[padded].sum(-1) == 1).all()
 
 
-@pytest.mark.parametrize("row_tokens", [1, 9, 30, 10_000])
-def test_rows_are_filled_to_their_length(row_tokens):
+@pytest.mark.parametrize("most", [1, 9, 30, 10_000])
+def test_rows_are_filled_to_their_length(most):
     whole = sequences(60)
-    rows = fill_rows(whole, row_tokens)
+    rows, row_tokens = fill_rows(whole, most)
+    assert row_tokens == (128 if most == 10_000 else max(9, most))
     order = [index for row in rows for index in row]
     assert sorted(order) == list(range(60))
     assert [whole[index] for index in order] == sorted(whole)
@@ -62,10 +63,21 @@ def test_rows_are_filled_to_their_length(row_tokens):
 
 
 def test_a_row_always_holds_the_longest_sequence():
-    assert row_length([(1,) * 10], most=10_000) == 128
-    assert row_length([(1,) * 200], most=10_000) == 400
-    assert row_length([(1,) * 200], most=300) == 300
-    assert row_length([(1,) * 200], most=7) == 200
+    assert row_length(10, 0, most=10_000) == 128
+    assert row_length(200, 0, most=10_000) == 200
+    assert row_length(200, 100, most=10_000) == 700
+    assert row_length(200, 100, most=300) == 300
+    assert row_length(200, 100, most=7) == 200
+
+
+def test_all_attempts_at_a_prompt_are_one_row():
+    """Six prompts of 80 tokens, of which the first 60 are common, 8 responses of 47 to each."""
+    prompts = [(1,) * 60 + (2 + number,) * 20 for number in range(6)]
+    whole = [prompt + (10 + k,) * 47 for prompt in prompts for k in range(8)]
+    rows, row_tokens = fill_rows(whole, 10_000)
+    assert [len(row) for row in rows] == [8] * 6 and row_tokens == round(
+        127 + 5 * (42 * 80 + 5 * 60) / 48
+    )
 
 
 def test_shared_length_by_hand():

@@ -8,13 +8,15 @@ positions `0 1 2 3 2 3 1`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
 
 import torch
 from torch import Tensor
 
 # Longer rows share more, and attend in vain more: measured on tiny and on a model of 135 million.
 LEAST_ROW = 128
-ROW_SEQUENCES = 2
+SHARED_LENGTHS = 5
 
 
 @dataclass(frozen=True)
@@ -90,24 +92,31 @@ def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
     return min(len(a), len(b))
 
 
-def row_length(sequences: Sequence[Sequence[int]], most: int) -> int:
-    """How many positions a row should have, given the longest sequence, and at most `most`; but a row
-    always holds the longest sequence."""
-    longest = max(map(len, sequences))
-    return max(longest, min(most, max(LEAST_ROW, ROW_SEQUENCES * longest)))
+def row_length(longest: int, shared: float, most: int) -> int:
+    """How many positions a row should have at most, given the length of the longest sequence and how
+    many tokens a sequence shares with the next on average; `most`, but for the longest sequence.
+
+    With k sequences of s shared and r own tokens a row has s + k r positions, each of which costs a
+    model of hidden size h about 6 h + s + k r (its layers and its attention), s / k + r for each
+    sequence: least at k r = sqrt(s (6 h + s)). That is 3 to 10 times s for the models and prompts here.
+    """
+    return max(longest, min(most, max(LEAST_ROW, round(longest + SHARED_LENGTHS * shared))))
 
 
-def fill_rows(sequences: Sequence[tuple[int, ...]], row_tokens: int) -> list[list[int]]:
-    """The sequences' indices, sorted by their tokens, in rows whose trees have at most `row_tokens`
-    positions or hold one sequence."""
+def fill_rows(sequences: Sequence[tuple[int, ...]], most: int) -> tuple[list[list[int]], int]:
+    """The sequences' indices, sorted by their tokens, in rows whose trees have at most as many
+    positions as `row_length` says, given `most`, and that number."""
+    order = sorted(range(len(sequences)), key=sequences.__getitem__)
+    ordered = [sequences[index] for index in order]
+    shared = [shared_length(*pair) for pair in pairwise([(), *ordered])]
+    row_tokens = row_length(max(map(len, sequences)), fmean(shared), most)
     rows: list[list[int]] = []
-    length, previous = 0, ()
-    for index in sorted(range(len(sequences)), key=sequences.__getitem__):
-        sequence = sequences[index]
-        own = len(sequence) - shared_length(previous, sequence)
+    length = 0
+    for index, sequence, common in zip(order, ordered, shared, strict=True):
+        own = len(sequence) - common
         if not rows or length + own > row_tokens:
             rows.append([])
             length, own = 0, len(sequence)
         rows[-1].append(index)
-        length, previous = length + own, sequence
-    return rows
+        length += own
+    return rows, row_tokens

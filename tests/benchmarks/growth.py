@@ -1,0 +1,152 @@
+"""How the cost of a self-play step grows: seconds and memory against four of its sizes.
+
+    python tests/benchmarks/growth.py --output diagrams/cost.png
+
+Each point is a process of its own with the default policy and settings but for what its curve is of.
+The length of responses is set by a policy that never stops. Prints a table of the points, another of
+the exponents of power laws fitted to them, and draws both; memory is what the steps add to the
+process's peak.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from throughput import peak_gigabytes
+from trainers import trainer_of
+
+from model.args import AZRArgs
+from model.policy import load_policy
+from model.warm_start import warm_start
+from utils.string_formatting import PromptRenderer
+from utils.tables import markdown_table
+
+WARM_UP, STEPS = 1, 5
+LENGTH = "response length"
+CURVES = {
+    "completions": [dict(batch_size=size) for size in (16, 32, 64, 128, 256, 512)],
+    "n attempts": [dict(batch_size=64, n_attempts=n) for n in (2, 4, 8, 16, 32)],
+    LENGTH: [
+        dict(batch_size=16, proposer="uniform", max_answer_tokens=length)
+        for length in (4, 8, 16, 32, 64)
+    ],
+    "max prime": [dict(max_prime=prime) for prime in (13, 31, 61, 127, 307, 617)],
+}
+VALUE = {
+    "n attempts": "n_attempts", LENGTH: "max_answer_tokens", "max prime": "max_prime",
+}  # fmt: skip
+MEASURED = {"tokens": "tokens a step", "seconds": "seconds a step", "memory": "memory, GB"}
+
+
+def measure(curve: str, changes: dict) -> dict[str, float]:
+    """The medians of a point."""
+    args = AZRArgs(**changes)
+    policy = load_policy(args)
+    if curve == LENGTH:
+        policy = replace(policy, stop_ids=(-1,))
+    else:
+        warm_start(policy, PromptRenderer.for_policy(policy, args), args)
+    trainer, before, points = trainer_of(policy, args), peak_gigabytes(), []
+    for _ in range(WARM_UP + STEPS):
+        started = time.perf_counter()
+        trainer.step()
+        seconds, sampled = time.perf_counter() - started, trainer.played.completions
+        tokens = sum(len(one.prompt_ids) + len(one.response_ids) for one in sampled)
+        points.append({"completions": len(sampled), "tokens": tokens, "seconds": seconds})
+    middle = {key: median(point[key] for point in points[WARM_UP:]) for key in points[0]}
+    return {**middle, "memory": peak_gigabytes() - before}
+
+
+def points_of(curve: str) -> list[dict[str, float]]:
+    """Of each point of a curve its place on it, and what was measured there."""
+    points = []
+    for changes in CURVES[curve]:
+        command = [sys.executable, __file__, "--point", json.dumps([curve, changes])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        point = json.loads(done.stdout.splitlines()[-1])
+        points.append({"value": changes.get(VALUE.get(curve), point["completions"]), **point})
+    return points
+
+
+def exponent(points: list[dict[str, float]], key: str) -> float:
+    """k of the power law value^k that fits best, by least squares of the logarithms."""
+    logs = np.log([[point["value"], max(point[key], 1e-3)] for point in points])
+    return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])
+
+
+def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
+    figure, rows = plt.subplots(2, len(curves), figsize=(13, 6), sharex="col", layout="constrained")
+    for column, (curve, points) in enumerate(curves.items()):
+        values, tokens = ([point[key] for point in points] for key in ("value", "tokens"))
+        for axes, key, colour in zip(
+            rows[:, column], ("seconds", "memory"), ("C0", "C1"), strict=True
+        ):
+            measured = [point[key] for point in points]
+            axes.loglog(values, measured, "o-", color=colour)
+            scaled = [measured[-1] * own / tokens[-1] for own in tokens]
+            axes.loglog(values, scaled, ":", color="#777777", label="as tokens grow")
+            axes.set_xticks(values, [f"{value:,.0f}" for value in values], rotation=30, minor=False)
+            axes.minorticks_off()
+            axes.grid(alpha=0.3)
+            if not column:
+                axes.set_ylabel(MEASURED[key])
+                axes.legend(frameon=False)
+        rows[0, column].set_title(
+            f"{curve}: seconds grow as its power {exponent(points, 'seconds'):.2f}"
+        )
+        rows[1, column].set_xlabel(curve)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("cost.png"), help="the picture")
+    parser.add_argument("--point", type=json.loads, help="measure this one here, and print JSON")
+    given = parser.parse_args(argv)
+    if given.point:
+        print("\n" + json.dumps(measure(*given.point)))
+        return 0
+    curves = {curve: points_of(curve) for curve in CURVES}
+    table = [
+        {
+            "": curve if not number else "",
+            "at": f"{point['value']:,.0f}",
+            "completions": f"{point['completions']:,.0f}",
+            "tokens": f"{point['tokens']:,.0f}",
+            "seconds": f"{point['seconds']:.3f}",
+            "memory, GB": f"{point['memory']:.2f}",
+        }
+        for curve, points in curves.items()
+        for number, point in enumerate(points)
+    ]
+    print(markdown_table(table))
+    fitted = [
+        {
+            "exponent of": curve,
+            **{MEASURED[key]: f"{exponent(points, key):.2f}" for key in MEASURED},
+        }
+        for curve, points in curves.items()
+    ]
+    for row, points in zip(fitted, curves.values(), strict=True):
+        row["seconds, the last two points"] = f"{exponent(points[-2:], 'seconds'):.2f}"
+    print(markdown_table(fitted), end="")
+    draw(curves, given.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,107 @@
+"""`ChoiceLikelihood`. Oracles: the same by autograd in plain torch, finite differences, the sampler."""
+
+import math
+
+import pytest
+import torch
+from trainers import relative
+
+from model.likelihood import ChoiceLikelihood
+
+FLOORS = [0.0, 0.02, 0.5]
+
+
+def plain(logits: torch.Tensor, targets: torch.Tensor, temperature: float, floor: float):
+    """All three, every table under autograd."""
+    logprobs = (logits.to(torch.float64) / temperature).log_softmax(-1)
+    bar = logprobs.amax(-1, keepdim=True).clamp(max=math.log(floor) if floor else -math.inf)
+    among = torch.where(logprobs >= bar, logprobs, -math.inf).log_softmax(-1)
+    above = -torch.where(among.isinf(), 0, among.exp() * among.nan_to_num()).sum(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(-1, targets[:, None]).squeeze(-1), entropy, above
+
+
+def drawn(rows: int, words: int, spread: float, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    logits = spread * torch.randn(rows, words, generator=generator, dtype=torch.float64)
+    targets = torch.randint(0, words, (rows,), generator=generator)
+    by = torch.randn(2, rows, generator=generator, dtype=torch.float64)
+    return logits.to(dtype).requires_grad_(), targets, by
+
+
+@pytest.mark.parametrize("floor", FLOORS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("rows, words, spread", [(5, 7, 2.0), (64, 3000, 4.0)])
+def test_values_and_gradient_are_those_of_plain_autograd(rows, words, spread, temperature, floor):
+    logits, targets, by = drawn(rows, words, spread)
+    ours = ChoiceLikelihood.apply(logits, targets, temperature, floor)
+    wanted = plain(logits, targets, temperature, floor)
+    for own, other in zip(ours, wanted, strict=True):
+        assert torch.allclose(own, other, rtol=1e-10, atol=1e-12)
+    for weights in (by, by * torch.tensor([[1.0], [0.0]]), by * torch.tensor([[0.0], [1.0]])):
+        gradients = [
+            torch.autograd.grad((w[0] * weights[0] + w[2] * weights[1]).sum(), logits, retain_graph=True)[0]
+            for w in (ours, wanted)
+        ]  # fmt: skip
+        own, other = gradients
+        assert (own - other).norm() <= 1e-11 * max(other.norm(), 1)
+
+
+@pytest.mark.parametrize("used", [(0,), (2,), (0, 2)])
+@pytest.mark.parametrize("floor", FLOORS)
+def test_the_gradient_is_that_of_finite_differences_whichever_results_are_used(used, floor):
+    logits, targets, _ = drawn(4, 9, 1.5)
+
+    def results(logits):
+        values = ChoiceLikelihood.apply(logits, targets, 0.8, floor)
+        return tuple(values[index] for index in used)
+
+    assert torch.autograd.gradcheck(results, logits)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+def test_narrow_logits_are_widened_and_their_gradient_is_narrow(dtype, tolerance):
+    logits, targets, by = drawn(16, 500, 3.0, dtype)
+    logprob, entropy, above = ChoiceLikelihood.apply(logits, targets, 1.0, 0.01)
+    assert {logprob.dtype, entropy.dtype, above.dtype} == {torch.float32}
+    (by[0] * logprob + by[1] * above).sum().backward()
+    exact = logits.detach().double().requires_grad_()
+    wanted, _, wanted_above = plain(exact, targets, 1.0, 0.01)
+    (by[0] * wanted + by[1] * wanted_above).sum().backward()
+    assert torch.allclose(logprob.double(), wanted, rtol=1e-5)
+    assert logits.grad.dtype == dtype and relative(logits.grad, exact.grad) < tolerance
+
+
+def test_the_entropy_has_no_gradient():
+    logits, targets, _ = drawn(3, 5, 1.0)
+    assert not ChoiceLikelihood.apply(logits, targets, 1.0, 0.0)[1].requires_grad
+
+
+def test_far_logits_stay_finite():
+    logits = torch.tensor([[1e4, 0.0, -1e4], [0.0, 0.0, -1e30]], requires_grad=True)
+    logprob, entropy, above = ChoiceLikelihood.apply(logits, torch.tensor([2, 0]), 1.0, 0.01)
+    (logprob.sum() + above.sum()).backward()
+    assert logprob.tolist() == [-2e4, pytest.approx(-math.log(2))]
+    assert entropy.tolist() == [0, pytest.approx(math.log(2))]
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_over_many_words_float32_is_exact_to_its_last_digits():
+    """Where the target is nearly sure, the gradient is short, and an error of the sum shows."""
+    logits, targets, _ = drawn(64, 49_152, 2.0, torch.float32)
+    with torch.no_grad():
+        logits[torch.arange(64), targets] += 16
+    ChoiceLikelihood.apply(logits, targets, 1.0, 0.0)[0].sum().backward()
+    exact = logits.detach().double().requires_grad_()
+    plain(exact, targets, 1.0, 0.0)[0].sum().backward()
+    other = logits.detach().requires_grad_()
+    other.log_softmax(-1).gather(-1, targets[:, None]).sum().backward()
+    assert relative(logits.grad, exact.grad) < 1e-5 < relative(other.grad, exact.grad)
+
+
+def test_probabilities_sum_to_one_at_every_temperature():
+    logits, _, _ = drawn(8, 100, 3.0)
+    words = torch.arange(100)
+    for temperature in (0.3, 1.0, 2.0):
+        each = ChoiceLikelihood.apply(logits[0].expand(100, -1), words, temperature, 0.0)[0]
+        assert each.exp().sum().item() == pytest.approx(1)
