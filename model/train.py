@@ -34,6 +34,7 @@ from model.plan import plan
 from model.policy import PolicyError, load_policy
 from model.trainer import AZRTrainer
 from model.warm_start import warm_start
+from utils.allocator import keep_freed_memory
 from utils.checkpoints import CheckpointError, load_state
 from utils.processes import gather
 from utils.recorder import Recorder, Silence
@@ -56,6 +57,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 
     resumption: what the run goes on with.
     """
+    keep_freed_memory()
     cuda = torch.cuda.is_available() and args.model != TINY_MODEL
     accelerator = Accelerator(
         cpu=not cuda,

@@ -21,7 +21,7 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
     "model.prefill", "model.likelihood", "model.inference",
 }  # fmt: skip
 ANY_UTILS = {
-    "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
+    "utils.allocator", "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
     "utils.metrics", "utils.plots", "utils.prefix_tree", "utils.processes", "utils.random_states",
     "utils.recorder", "utils.report", "utils.report_charts", "utils.report_data", "utils.report_page", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
     "utils.trackers",
@@ -67,6 +67,7 @@ ROOMS = {
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
     "model.eval.scores": METHOD | ANY_UTILS,
+    "utils.allocator": set(),
     "utils.checkpoints": set(),
     "utils.console": UTILS,
     "utils.curriculum": UTILS,

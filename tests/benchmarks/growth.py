@@ -31,6 +31,7 @@ from trainers import trainer_of
 from model.args import AZRArgs
 from model.policy import load_policy
 from model.warm_start import warm_start
+from utils.allocator import keep_freed_memory
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
@@ -53,6 +54,7 @@ MEASURED = {"tokens": "tokens a step", "seconds": "seconds a step", "memory": "m
 
 def measure(curve: str, changes: dict) -> dict[str, float]:
     """The medians of a point."""
+    keep_freed_memory()  # as model/train.py does
     args = AZRArgs(**changes)
     policy = load_policy(args)
     if curve == LENGTH:

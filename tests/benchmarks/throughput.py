@@ -35,6 +35,7 @@ from model.policy import load_policy
 from model.presets import preset
 from model.warm_start import warm_start
 from prompts import CHAT
+from utils.allocator import keep_freed_memory
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
@@ -72,6 +73,7 @@ def peak_gigabytes() -> float:
 
 def own_side(work: str, minibatches: int, steps: int) -> dict:
     """Seconds and tokens of `steps` steps, and the peak."""
+    keep_freed_memory()  # as model/train.py does
     policy, args = load(work, minibatches)
     trainer = trainer_of(policy, args)
     rows = []
