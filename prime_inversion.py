@@ -23,6 +23,7 @@ def is_prime(n: int) -> bool:
     return isprime(n)
 
 
+@lru_cache(maxsize=32)
 def primes_between(min_prime: int, max_prime: int) -> tuple[int, ...]:
     """The primes q with min_prime <= q <= max_prime <= 617, ascending."""
     return tuple(q for q in PRIMES if min_prime <= q <= max_prime)

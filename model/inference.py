@@ -182,13 +182,15 @@ def decode(tokenizer, responses: Sequence[Response]) -> list[str]:
     no word for; a response with one is unreadable, U+FFFD, rather than the text around it."""
     known = len(tokenizer)
     bodies = [response.ids[: len(response.ids) - response.finished] for response in responses]
+    distinct = list(dict.fromkeys(bodies))  # short answers repeat
     texts = tokenizer.batch_decode(
-        bodies, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        distinct, skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
-    return [
-        text if all(token < known for token in body) else "\ufffd"
-        for text, body in zip(texts, bodies, strict=True)
-    ]
+    text_of = {
+        body: text if all(token < known for token in body) else "\ufffd"
+        for text, body in zip(texts, distinct, strict=True)
+    }
+    return [text_of[body] for body in bodies]
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:

@@ -42,10 +42,10 @@ def test_estimated_prompts_are_no_shorter_than_a_real_tokenizers():
 
 def test_seconds_by_hand():
     # 1 + 3 slices of 512 steps of 0.03 s, and 96 (415 + 222) tokens read at 2 P operations of 0.35 of
-    # 312e12 a second; 96 (415 + 222 + 2 * 511) positions, each 4 + 2/3 times 2 P and 4 * 36 * 2048 * 1854 of attention.
+    # 312e12 a second; 96 (415 + 222 + 2 * 511) positions, each 4 + 2/3 times 2 P and 4 * 36 * 2048 * 3002 of attention.
     rate, forward = 0.35 * 312e12, 2 * 3_085_938_688
     rollout = 4 * 512 * 0.03 + 96 * (415 + 222) * forward / rate
-    update = 159_264 * (4 + 2 / 3) * (forward + 4 * 36 * 2048 * 1854) / rate
+    update = 159_264 * (4 + 2 / 3) * (forward + 4 * 36 * 2048 * 3002) / rate
     line = f"{rollout:.0f} of rollout, {update:.0f} of updating, estimated"
     assert line in plan.plan(parse_args(["--plan"]))[0]
 

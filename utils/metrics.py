@@ -5,10 +5,13 @@ Fractions are over the B proposals, or the answers, of a cell. A mean over nothi
 `metrics.jsonl`).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import fmean, pstdev
+from statistics import fmean
 
-from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict
+import numpy as np
+
+from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict, cell_index
 from prime_inversion import guess_rate
 
 NAN = float("nan")
@@ -21,12 +24,14 @@ def _mean(values: Iterable[float]) -> float:
 
 def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     """Reward mean and spread and the malformed share of each (role, task) cell that has rollouts."""
-    metrics, constant = {}, []
+    metrics, constant, by_cell = {}, [], defaultdict(list)
+    for item in scored:
+        by_cell[item.rollout.cell].append(item)
     for role, task in CELLS:
-        own = [item for item in scored if (item.rollout.role, item.rollout.task) == (role, task)]
+        own = by_cell[cell_index(role, task)]
         rewards = [item.reward for item in own]
         metrics[f"reward/{role}_{task}"] = _mean(rewards)
-        metrics[f"reward_std/{role}_{task}"] = pstdev(rewards) if rewards else NAN
+        metrics[f"reward_std/{role}_{task}"] = float(np.std(rewards)) if rewards else NAN
         metrics[f"malformed_frac/{role}_{task}"] = _mean(
             item.verdict is Verdict.MALFORMED for item in own
         )
