@@ -12,6 +12,7 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from throughput import peak_gigabytes
 from trainers import trainer_of
 
@@ -49,10 +51,18 @@ CURVES = {
 VALUE = {
     "n attempts": "n_attempts", LENGTH: "max_answer_tokens", "max prime": "max_prime",
 }  # fmt: skip
-MEASURED = {"tokens": "tokens a step", "seconds": "seconds a step", "memory": "memory, GB"}
+MEASURED = {"tokens": "tokens a step", "seconds": "seconds a step", "memory": "memory, MB"}
 
 
-def measure(curve: str, changes: dict) -> dict[str, float]:
+def prepare(changes: dict, weights: str) -> None:
+    """Warm-start the policy, in a process of its own, since that may take more memory than steps do."""
+    args = AZRArgs(**changes)
+    policy = load_policy(args)
+    warm_start(policy, PromptRenderer.for_policy(policy, args), args)
+    torch.save(policy.model.state_dict(), weights)
+
+
+def measure(curve: str, changes: dict, weights: str) -> dict[str, float]:
     """The medians of a point."""
     keep_freed_memory()  # as model/train.py does
     args = AZRArgs(**changes)
@@ -60,7 +70,7 @@ def measure(curve: str, changes: dict) -> dict[str, float]:
     if curve == LENGTH:
         policy = replace(policy, stop_ids=(-1,))
     else:
-        warm_start(policy, PromptRenderer.for_policy(policy, args), args)
+        policy.model.load_state_dict(torch.load(weights))
     trainer, before, points = trainer_of(policy, args), peak_gigabytes(), []
     for _ in range(WARM_UP + STEPS):
         started = time.perf_counter()
@@ -69,18 +79,27 @@ def measure(curve: str, changes: dict) -> dict[str, float]:
         tokens = sum(len(one.prompt_ids) + len(one.response_ids) for one in sampled)
         points.append({"completions": len(sampled), "tokens": tokens, "seconds": seconds})
     middle = {key: median(point[key] for point in points[WARM_UP:]) for key in points[0]}
-    return {**middle, "memory": peak_gigabytes() - before}
+    return {**middle, "memory": 1000 * (peak_gigabytes() - before)}
 
 
 def points_of(curve: str) -> list[dict[str, float]]:
     """Of each point of a curve its place on it, and what was measured there."""
     points = []
     for changes in CURVES[curve]:
-        command = [sys.executable, __file__, "--point", json.dumps([curve, changes])]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        point = json.loads(done.stdout.splitlines()[-1])
+        with tempfile.TemporaryDirectory() as folder:
+            weights = f"{folder}/weights.pt"
+            if curve != LENGTH:
+                _call("--prepare", [changes, weights])
+            point = json.loads(_call("--point", [curve, changes, weights]))
         points.append({"value": changes.get(VALUE.get(curve), point["completions"]), **point})
     return points
+
+
+def _call(flag: str, values: list) -> str:
+    """The last line that a process of its own prints."""
+    command = [sys.executable, __file__, flag, json.dumps(values)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return (done.stdout.splitlines() or [""])[-1]
 
 
 def exponent(points: list[dict[str, float]], key: str) -> float:
@@ -90,7 +109,9 @@ def exponent(points: list[dict[str, float]], key: str) -> float:
 
 
 def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
-    figure, rows = plt.subplots(2, len(curves), figsize=(13, 6), sharex="col", layout="constrained")
+    figure, rows = plt.subplots(
+        2, len(curves), figsize=(13, 6), sharex="col", sharey="row", layout="constrained"
+    )
     for column, (curve, points) in enumerate(curves.items()):
         values, tokens = ([point[key] for point in points] for key in ("value", "tokens"))
         for axes, key, colour in zip(
@@ -106,9 +127,7 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
             if not column:
                 axes.set_ylabel(MEASURED[key])
                 axes.legend(frameon=False)
-        rows[0, column].set_title(
-            f"{curve}: seconds grow as its power {exponent(points, 'seconds'):.2f}"
-        )
+        rows[0, column].set_title(f"{curve}: exponent {exponent(points, 'seconds'):.2f}")
         rows[1, column].set_xlabel(curve)
     figure.savefig(path, dpi=120)
     plt.close(figure)
@@ -117,8 +136,12 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("cost.png"), help="the picture")
+    parser.add_argument("--prepare", type=json.loads, help="write the weights of a point")
     parser.add_argument("--point", type=json.loads, help="measure this one here, and print JSON")
     given = parser.parse_args(argv)
+    if given.prepare:
+        prepare(*given.prepare)
+        return 0
     if given.point:
         print("\n" + json.dumps(measure(*given.point)))
         return 0
@@ -130,7 +153,7 @@ def main(argv: list[str]) -> int:
             "completions": f"{point['completions']:,.0f}",
             "tokens": f"{point['tokens']:,.0f}",
             "seconds": f"{point['seconds']:.3f}",
-            "memory, GB": f"{point['memory']:.2f}",
+            "memory, MB": f"{point['memory']:.0f}",
         }
         for curve, points in curves.items()
         for number, point in enumerate(points)
