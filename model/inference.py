@@ -4,7 +4,7 @@
 checkpoint's generation config takes part, and every row has its own uniform numbers, so that how
 rows are sliced changes no row. `token_logprobs` scores stored tokens under the same distribution,
 with or without gradient, and `response_logprobs` those of packed rows; what both call is the only
-place where logits are shifted, scaled and normalised.
+place where logits are shifted. `model/likelihood.py` scales and normalises them.
 """
 
 from collections.abc import Sequence

@@ -21,10 +21,11 @@ class ChoiceLikelihood(Function):
     no gradient; and the entropy of the choice among the words whose probability is at least `floor`,
     all in nats, (n,), float32 at least.
 
-    With p the probabilities, y the target, m the sum of p over the likely words and H their entropy:
+    With p the probabilities, y the target, q those of the choice among the likely words and H its
+    entropy:
 
         ∂ log p_y / ∂z_i = [i = y] - p_i
-        ∂ H / ∂z_i       = -p_i / m (log p_i - log m + H) where i is likely, otherwise 0
+        ∂ H / ∂z_i       = -q_i (log q_i + H)
     """
 
     @staticmethod
@@ -32,17 +33,16 @@ class ChoiceLikelihood(Function):
         ctx.set_materialize_grads(False)
         z = scaled(logits, temperature)
         # log_softmax adds up all words one after the other: not exact enough for 49,152 of them.
-        normaliser = z.logsumexp(-1, keepdim=True)
-        p = (z - normaliser).exp_()
-        mass, above = torch.ones_like(normaliser), None
+        normaliser = likely_normaliser = z.logsumexp(-1, keepdim=True)
+        entropy = normaliser - (z - normaliser).exp_().mul_(z).sum(-1, keepdim=True)
+        above = entropy.clone()
         if floor:
-            likely = p.masked_fill(_unlikely(z, normaliser, floor), 0)
-            mass = likely.sum(-1, keepdim=True)
-            above = mass.log() + normaliser - likely.mul_(z).sum(-1, keepdim=True) / mass
-        entropy = normaliser - p.mul_(z).sum(-1, keepdim=True)
-        above = entropy.clone() if above is None else above
+            among = z.masked_fill(_unlikely(z, normaliser, floor), -math.inf)
+            likely_normaliser = among.logsumexp(-1, keepdim=True)
+            q = among.sub_(likely_normaliser).exp_()
+            above = likely_normaliser - q.mul_(z).sum(-1, keepdim=True)
         ctx.temperature, ctx.floor, ctx.dtype = temperature, floor, logits.dtype
-        ctx.save_for_backward(z, targets, normaliser, mass, above)
+        ctx.save_for_backward(z, targets, normaliser, likely_normaliser, above)
         logprob = z.gather(-1, targets[:, None]) - normaliser
         results = logprob.squeeze(-1), entropy.squeeze(-1), above.squeeze(-1)
         ctx.mark_non_differentiable(results[1])
@@ -50,14 +50,16 @@ class ChoiceLikelihood(Function):
 
     @staticmethod
     def backward(ctx, by_logprob: Tensor | None, _, by_above: Tensor | None):
-        z, targets, normaliser, mass, above = ctx.saved_tensors
-        by_logprob = torch.zeros_like(mass) if by_logprob is None else by_logprob[:, None]
+        z, targets, normaliser, likely_normaliser, above = ctx.saved_tensors
+        by_logprob = torch.zeros_like(above) if by_logprob is None else by_logprob[:, None]
         gradient = (z - normaliser).exp_()
         if by_above is None:
             gradient.mul_(-by_logprob)
         else:
-            factor = z + (above - mass.log() - normaliser)
-            factor.mul_(-by_above[:, None] / mass)
+            factor = z + (above - likely_normaliser)
+            factor.mul_(
+                -by_above[:, None] * (normaliser - likely_normaliser).exp()
+            )  # q = p times that
             if ctx.floor:
                 factor.masked_fill_(_unlikely(z, normaliser, ctx.floor), 0)
             gradient.mul_(factor.sub_(by_logprob))

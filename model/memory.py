@@ -139,9 +139,9 @@ def update_rows(
         kept = product(positions, layers, inside.size - layer.size // positions)
         copies = product(model.num_parameters(), 4 - compute)
     tokens = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
-    # The logits, what is made of them and their powers; a floor's mask and what is above it. Backward
+    # The logits, what is made of them and their powers; with a floor those of the likely too. Backward
     # three tables, and where the logits are narrower one of theirs.
-    forward = compute + (13 if floor else 8)
+    forward = compute + (12 if floor else 8)
     backward = max(forward, 12 + (4 - compute))
     ends = product(positions, hidden, 12)  # what the last layer and the last norm give
     return {

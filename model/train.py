@@ -57,8 +57,9 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 
     resumption: what the run goes on with.
     """
-    keep_freed_memory()
     cuda = torch.cuda.is_available() and args.model != TINY_MODEL
+    if not cuda:
+        keep_freed_memory()
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision="bf16" if cuda else "no",

@@ -105,10 +105,10 @@ ADDITIONS = {
     },
     "model.prefill": {"utils.prefix_tree"},  # ... when prompts are read
     "model.inference": {
-        "model.likelihood",
+        "model.likelihood",  # what its distribution is, with its gradient
         "model.prefill",
-        "utils.processes",
-    },  # processes split the rows
+        "utils.processes",  # which split the rows
+    },
     "model.args": {"model.flags", "model.presets"},  # the general part, and the defaults
     "model.policy": {"custom_types", "model.adapters"},  # returns a `Policy`, with adapters
     "model.warm_start": {

@@ -142,6 +142,7 @@ UPDATES = [
     (FLOAT32, "logits backward", WORDS), (FLOAT32, "layer backward", KEEPING),
     (AUTOCAST, "layer backward", {}), (AUTOCAST, "layer backward", WIDE),
     (AUTOCAST, "logits backward", WORDS), (AUTOCAST, "layer backward", KEEPING),
+    (AUTOCAST, "logits backward", KEEPING | WORDS), (FLOAT32, "logits backward", KEEPING | WORDS),
     (AUTOCAST, "logits forward", dict(num_hidden_layers=32)),
     (AUTOCAST, "logits forward", FLOOR | dict(num_hidden_layers=48, vocab_size=512)),
     (FLOAT32, "logits backward", WORDS | FLOOR), (AUTOCAST, "logits backward", WORDS | FLOOR),

@@ -11,7 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
-from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict, cell_index
+from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict
 from prime_inversion import guess_rate
 
 NAN = float("nan")
@@ -27,8 +27,8 @@ def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     metrics, constant, by_cell = {}, [], defaultdict(list)
     for item in scored:
         by_cell[item.rollout.cell].append(item)
-    for role, task in CELLS:
-        own = by_cell[cell_index(role, task)]
+    for cell, (role, task) in enumerate(CELLS):
+        own = by_cell[cell]
         rewards = [item.reward for item in own]
         metrics[f"reward/{role}_{task}"] = _mean(rewards)
         metrics[f"reward_std/{role}_{task}"] = float(np.std(rewards)) if rewards else NAN

@@ -10,7 +10,6 @@ process's peak.
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,13 +26,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from throughput import peak_gigabytes
+from throughput import last_line, peak_gigabytes
 from trainers import trainer_of
 
 from model.args import AZRArgs
 from model.policy import load_policy
 from model.warm_start import warm_start
 from utils.allocator import keep_freed_memory
+from utils.metrics import token_count
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
@@ -64,7 +64,7 @@ def prepare(changes: dict, weights: str) -> None:
 
 def measure(curve: str, changes: dict, weights: str) -> dict[str, float]:
     """The medians of a point."""
-    keep_freed_memory()  # as model/train.py does
+    keep_freed_memory()  # as model/train.py does on a CPU
     args = AZRArgs(**changes)
     policy = load_policy(args)
     if curve == LENGTH:
@@ -76,8 +76,9 @@ def measure(curve: str, changes: dict, weights: str) -> dict[str, float]:
         started = time.perf_counter()
         trainer.step()
         seconds, sampled = time.perf_counter() - started, trainer.played.completions
-        tokens = sum(len(one.prompt_ids) + len(one.response_ids) for one in sampled)
-        points.append({"completions": len(sampled), "tokens": tokens, "seconds": seconds})
+        points.append({
+            "completions": len(sampled), "tokens": token_count(sampled), "seconds": seconds,
+        })  # fmt: skip
     middle = {key: median(point[key] for point in points[WARM_UP:]) for key in points[0]}
     return {**middle, "memory": 1000 * (peak_gigabytes() - before)}
 
@@ -89,17 +90,12 @@ def points_of(curve: str) -> list[dict[str, float]]:
         with tempfile.TemporaryDirectory() as folder:
             weights = f"{folder}/weights.pt"
             if curve != LENGTH:
-                _call("--prepare", [changes, weights])
-            point = json.loads(_call("--point", [curve, changes, weights]))
+                last_line(__file__, "--prepare", json.dumps([changes, weights]))
+            point = json.loads(
+                last_line(__file__, "--point", json.dumps([curve, changes, weights]))
+            )
         points.append({"value": changes.get(VALUE.get(curve), point["completions"]), **point})
     return points
-
-
-def _call(flag: str, values: list) -> str:
-    """The last line that a process of its own prints."""
-    command = [sys.executable, __file__, flag, json.dumps(values)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return (done.stdout.splitlines() or [""])[-1]
 
 
 def exponent(points: list[dict[str, float]], key: str) -> float:

@@ -73,7 +73,7 @@ def peak_gigabytes() -> float:
 
 def own_side(work: str, minibatches: int, steps: int) -> dict:
     """Seconds and tokens of `steps` steps, and the peak."""
-    keep_freed_memory()  # as model/train.py does
+    keep_freed_memory()  # as model/train.py does on a CPU
     policy, args = load(work, minibatches)
     trainer = trainer_of(policy, args)
     rows = []
@@ -103,13 +103,19 @@ SIDES: dict[str, Callable[[str, int, int], dict]] = {"own": own_side, "trl": trl
 
 def measured(side: str, args: argparse.Namespace) -> dict:
     """What a process of its own measures of a side, without the steps of warming up."""
-    command = [sys.executable, __file__, "--work", args.work, "--side", side]
-    command += ["--minibatches", str(args.minibatches), "--steps", str(args.steps)]
+    settings = ["--minibatches", str(args.minibatches), "--steps", str(args.steps)]
+    result = json.loads(last_line(__file__, "--work", args.work, "--side", side, *settings))
+    return {**result, "steps": result["steps"][WARM_UP:]}
+
+
+def last_line(*arguments: str) -> str:
+    """What Python prints last when it runs a script in a process of its own. Raises SystemExit, with
+    what the script said, if it fails."""
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stderr}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    return {**result, "steps": result["steps"][WARM_UP:]}
+    return (done.stdout.splitlines() or [""])[-1]
 
 
 def columns(result: dict) -> dict[str, list[float]]:
