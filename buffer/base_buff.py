@@ -5,9 +5,8 @@ its own. `ReplayBuffer` holds one step's rollouts with their advantages, equal o
 out as shuffled minibatches; `collate` is the one place where rows are padded.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from random import Random
 
@@ -21,17 +20,22 @@ RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem 
 LEAST_WEIGHT = 0.02  # of a problem that is always solved, beside 1 of one that never is
 
 
-class ProblemBuffer:
-    """Unique problems by task, in the order they came; unbounded. Draws with its own generator.
+@dataclass(slots=True)
+class Answers:
+    """What is known of the answers to a problem: a running mean of how often they are correct, by which
+    `sample_unsolved` weighs, and their number."""
 
-    Beside each problem stands a running mean of how often it is answered correctly, 0 at first, by
-    which `sample_unsolved` weighs; `answers` counts the answers.
-    """
+    rate: float = 0.0
+    count: int = 0
+
+
+class ProblemBuffer:
+    """Unique problems by task, in the order they came, and what is known of the answers to them;
+    unbounded. Draws with its own generator."""
 
     def __init__(self, seed: int | str):
         self._rng = Random(f"{seed}/problem buffer")
-        self._problems: dict[TaskType, dict[Problem, float]] = {task: {} for task in TASKS}
-        self.answers: Counter[Problem] = Counter()
+        self._problems: dict[TaskType, dict[Problem, Answers]] = {task: {} for task in TASKS}
 
     def __len__(self) -> int:
         return sum(len(problems) for problems in self._problems.values())
@@ -47,7 +51,7 @@ class ProblemBuffer:
         """Keep a problem; False if it was known already."""
         if problem in self:
             return False
-        self._problems[problem.task][problem] = 0.0
+        self._problems[problem.task][problem] = Answers()
         return True
 
     def add_triple(self, problem: Problem) -> None:
@@ -58,17 +62,17 @@ class ProblemBuffer:
 
     def record(self, problem: Problem, correct: bool) -> None:
         """Take in one answer to a known problem."""
-        rates = self._problems[problem.task]
-        rates[problem] = RATE_MEMORY * rates[problem] + (1 - RATE_MEMORY) * correct
-        self.answers[problem] += 1
+        known = self._problems[problem.task][problem]
+        known.rate = RATE_MEMORY * known.rate + (1 - RATE_MEMORY) * correct
+        known.count += 1
 
     def sample_unsolved(self, task: TaskType, n: int) -> list[Problem]:
         """`n` problems of a task with replacement, weighted by how seldom they are solved now."""
-        rates = self._problems[task]
-        if n and not rates:
+        problems = self._problems[task]
+        if n and not problems:
             raise ValueError(f"no {task} problem to draw from")
-        weights = [1 - rate + LEAST_WEIGHT for rate in rates.values()]
-        return self._rng.choices(tuple(rates), weights, k=n) if n else []
+        weights = [1 - known.rate + LEAST_WEIGHT for known in problems.values()]
+        return self._rng.choices(tuple(problems), weights, k=n) if n else []
 
     def seed(self, problems: Sequence[Problem], per_task: int) -> None:
         """Fill each task with `per_task` of `problems`, drawn uniformly without replacement."""
@@ -92,9 +96,9 @@ class ProblemBuffer:
         """Problems and generator, in JSON's types."""
         return {
             "problems": [
-                [str(task), p.x, p.y, p.p, rate, self.answers[p]]
+                [str(task), p.x, p.y, p.p, known.rate, known.count]
                 for task in TASKS
-                for p, rate in self._problems[task].items()
+                for p, known in self._problems[task].items()
             ],
             "rng": random_state(self._rng),
         }
@@ -102,11 +106,9 @@ class ProblemBuffer:
     def load_state_dict(self, state: dict) -> None:
         """Become the buffer that `state` was taken from."""
         self._problems = {task: {} for task in TASKS}
-        self.answers = Counter()
-        for task, x, y, p, rate, answers in state["problems"]:
+        for task, x, y, p, rate, count in state["problems"]:
             problem = Problem(TaskType(task), x, y, p)
-            self._problems[problem.task][problem] = rate
-            self.answers[problem] = answers
+            self._problems[problem.task][problem] = Answers(rate, count)
         set_random_state(self._rng, state["rng"])
 
 

@@ -10,6 +10,7 @@ is updated with task-relative REINFORCE++. `model/trainer.py` is the method; thi
 the loop and files.
 """
 
+import gc
 import signal
 import sys
 import time
@@ -109,6 +110,8 @@ def _loop(
     Ends early after a step in which any process was asked to stop; the number of that signal, or 0."""
     args = trainer.args
     problems = evaluation_problems(args)
+    gc.collect()
+    gc.freeze()  # libraries and weights stay: looking through them again for garbage takes time
     save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank)
     for step in range(first, args.total_steps + 1):
         metrics, evaluated = trainer.step() if step else {"step": 0}, []

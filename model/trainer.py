@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from random import Random
 from statistics import fmean
 
@@ -76,13 +76,14 @@ class AZRTrainer:
         self.shuffling = Random(f"{args.seed}/minibatches")
         seed = Random(f"{args.seed}/sampling").getrandbits(63)
         self.sampling = torch.Generator().manual_seed(seed)
-        self.reward = partial(
+        reward = partial(
             compute_r_total,
             invalid_reward=args.invalid_reward,
             extreme_reward=args.extreme_reward,
             crowding_cost=args.crowding_cost,
             scheme=args.reward,
         )
+        self.reward = lru_cache(reward)  # few cases differ
         self.steps = self.updates = self.num_tokens = 0
         self.watched = args.debug_grads  # updates of this process still to print
         self.played: Round | None = None
@@ -163,10 +164,9 @@ class AZRTrainer:
         draw = self.problems.sample if args.refill == "uniform" else self.problems.sample_unsolved
         for task in TASKS:
             own = [problem for problem in valid if problem.task is task]
+            missing = args.batch_size - len(own)
             if args.train_attempts:
-                own, missing = [], args.n_attempts * (args.batch_size - len(own))
-            else:
-                missing = args.batch_size - len(own)
+                own, missing = [], args.n_attempts * missing
             further += own + draw(task, missing)
         return further
 

@@ -90,9 +90,9 @@ class Logs:
     ) -> None:
         """At most `n` transcripts of a step, of rollouts and their advantages: the first of each cell,
         then the second, and so on."""
-        by_cell = [
-            [row for row in trained if row[0].rollout.cell == cell] for cell in range(len(CELLS))
-        ]
+        by_cell = [[] for _ in CELLS]
+        for row in trained:
+            by_cell[row[0].rollout.cell].append(row)
         depth = max(map(len, by_cell), default=0)
         ordered = [own[level] for level in range(depth) for own in by_cell if level < len(own)]
         for item, advantage in ordered[:n]:

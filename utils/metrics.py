@@ -24,19 +24,19 @@ def _mean(values: Iterable[float]) -> float:
 
 def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     """Reward mean and spread and the malformed share of each (role, task) cell that has rollouts."""
-    metrics, constant, by_cell = {}, [], defaultdict(list)
+    metrics, constant = {}, []
+    rewards, malformed = defaultdict(list), defaultdict(list)
     for item in scored:
-        by_cell[item.rollout.cell].append(item)
-    for cell, (role, task) in enumerate(CELLS):
-        own = by_cell[cell]
-        rewards = [item.reward for item in own]
-        metrics[f"reward/{role}_{task}"] = _mean(rewards)
-        metrics[f"reward_std/{role}_{task}"] = float(np.std(rewards)) if rewards else NAN
-        metrics[f"malformed_frac/{role}_{task}"] = _mean(
-            item.verdict is Verdict.MALFORMED for item in own
-        )
+        cell = item.rollout.role, item.rollout.task
+        rewards[cell].append(item.reward)
+        malformed[cell].append(item.verdict is Verdict.MALFORMED)
+    for role, task in CELLS:
+        own = rewards[role, task]
+        metrics[f"reward/{role}_{task}"] = _mean(own)
+        metrics[f"reward_std/{role}_{task}"] = float(np.std(own)) if own else NAN
+        metrics[f"malformed_frac/{role}_{task}"] = _mean(malformed[role, task])
         if own:
-            constant.append(max(rewards) == min(rewards))
+            constant.append(max(own) == min(own))
     metrics["frac_reward_zero_std"] = _mean(constant)
     return metrics
 

@@ -16,6 +16,8 @@ from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS, PRIMES
 from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Role, TaskType
 from prompts import ANSWER, EQUATION, TURN
 
+REMEMBERED_TEXTS = 2048  # responses that are parsed once: short ones repeat
+
 _BOX = "\\boxed{"
 _SPACE = r"[ \t\r\n]*"
 _INTEGER = rf"-?[0-9]{{1,{MAXIMUM_DIGITS}}}"
@@ -40,6 +42,7 @@ def _last_box(text: str) -> str | None:
     return text[start + len(_BOX) : end]
 
 
+@lru_cache(maxsize=REMEMBERED_TEXTS)
 def parse_solver(text: str) -> int | None:
     """The integer a solver answers, or None if the response is malformed.
 

@@ -5,9 +5,11 @@ digits, and every rule below is one comparison or one remainder. Training and ev
 here. Example: `judge_solver(r"\boxed{4}", Problem(DEDUCTION, 2, 4, 7), 5, 13) is Verdict.CORRECT`.
 """
 
+from functools import lru_cache
+
 from custom_types import Equation, Problem, Role, Rollout, TaskType, Verdict
 from prime_inversion import fitting_primes, modular_inverse, primes_between
-from utils.string_formatting import parse_proposer, parse_solver
+from utils.string_formatting import REMEMBERED_TEXTS, parse_proposer, parse_solver
 
 
 def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) -> Verdict:
@@ -23,6 +25,7 @@ def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) ->
     return Verdict.CORRECT if correct else Verdict.WRONG
 
 
+@lru_cache(maxsize=REMEMBERED_TEXTS)
 def judge_proposer(
     text: str, task: TaskType, min_prime: int, max_prime: int
 ) -> tuple[Verdict, Problem | None]:
