@@ -48,7 +48,7 @@ from utils.metrics import (
 )
 from utils.processes import add_gradients, gather, same_weights, share
 from utils.string_formatting import PromptRenderer
-from utils.validate_by_executing import judge_rollout
+from utils.validate_by_executing import judge_rollouts
 
 
 class AZRTrainer:
@@ -116,7 +116,7 @@ class AZRTrainer:
         args = self.args
         span = args.min_prime, args.max_prime
         proposals = [] if args.proposer == "uniform" else self._propose()
-        judged = [(proposal, *judge_rollout(proposal, *span)) for proposal in proposals]
+        judged = judge_rollouts(proposals, *span)
         proposed = [problem for *_, problem in judged if problem is not None]
         copies = Counter(proposed)
         if args.proposer == "uniform":  # the environment draws in the proposer's place
@@ -129,7 +129,7 @@ class AZRTrainer:
         attempted = [problem for problem in valid for _ in range(args.n_attempts)]
         further = self._further_problems(valid)
         answers = self._rollout(self.renderer.solver(problem) for problem in attempted + further)
-        verdicts = [(answer, judge_rollout(answer, *span)[0]) for answer in answers]
+        verdicts = [(answer, verdict) for answer, verdict, _ in judge_rollouts(answers, *span)]
         for answer, verdict in verdicts:
             self.problems.record(answer.problem, verdict is Verdict.CORRECT)
         solve_rates = compute_solve_rates(verdicts[: len(attempted)])

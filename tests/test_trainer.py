@@ -90,7 +90,7 @@ def test_an_answer_that_is_always_rewarded_becomes_likely(monkeypatch):
     def rigged(rollout, *span):
         return (Verdict.CORRECT if rollout.response_ids[0] == 4 else Verdict.WRONG), None
 
-    monkeypatch.setattr("model.trainer.judge_rollout", rigged)
+    monkeypatch.setattr("utils.validate_by_executing.judge_rollout", rigged)
     monkeypatch.setattr(
         "model.trainer.compute_r_total",
         lambda role, verdict, *a, **k: float(verdict is Verdict.CORRECT),

@@ -5,6 +5,7 @@ digits, and every rule below is one comparison or one remainder. Training and ev
 here. Example: `judge_solver(r"\boxed{4}", Problem(DEDUCTION, 2, 4, 7), 5, 13) is Verdict.CORRECT`.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 from custom_types import Equation, Problem, Role, Rollout, TaskType, Verdict
@@ -69,3 +70,10 @@ def judge_rollout(
     if rollout.role is Role.PROPOSER:
         return judge_proposer(rollout.text, rollout.task, min_prime, max_prime)
     return judge_solver(rollout.text, rollout.problem, min_prime, max_prime), None
+
+
+def judge_rollouts(
+    rollouts: Iterable[Rollout], min_prime: int, max_prime: int
+) -> list[tuple[Rollout, Verdict, Problem | None]]:
+    """Each rollout with what `judge_rollout` says of it, in order."""
+    return [(own, *judge_rollout(own, min_prime, max_prime)) for own in rollouts]

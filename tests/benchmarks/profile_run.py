@@ -38,7 +38,7 @@ REST = "the step's own bookkeeping"
 EVALUATION = "evaluation"
 PARTS = [  # where a function is looked up, its name, the part of the run that it is
     (AZRTrainer, "_rollout", "generation"),
-    (model.trainer, "judge_rollout", "judging"),
+    (model.trainer, "judge_rollouts", "judging"),
     (model.trainer, "compute_advantages", "advantages"),
     (AZRTrainer, "learning_phase", "update"),
     (Evaluator, "verdicts", EVALUATION),
