@@ -92,12 +92,16 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     if state is not None:
         restore(trainer, evaluator, state)
         first, state = trainer.steps + 1, None  # which is twice the size of the weights
+    gc.collect()
+    gc.freeze()  # libraries and weights stay: looking through them again for garbage takes time
     try:
         with StopSignal() as stop:
             stopped = _loop(first, trainer, evaluator, recorder, stop)
         recorder.finish()
     except (NonFiniteError, CheckpointError, OSError) as error:
         raise RunEndedError(f"{error}; {recorder.last_checkpoint()}") from error
+    finally:
+        gc.unfreeze()  # a caller's next run needs this one's memory
     accelerator.wait_for_everyone()  # a process that ends alone would end the others
     accelerator.end_training()
     return stopped
@@ -110,8 +114,6 @@ def _loop(
     Ends early after a step in which any process was asked to stop; the number of that signal, or 0."""
     args = trainer.args
     problems = evaluation_problems(args)
-    gc.collect()
-    gc.freeze()  # libraries and weights stay: looking through them again for garbage takes time
     save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank)
     for step in range(first, args.total_steps + 1):
         metrics, evaluated = trainer.step() if step else {"step": 0}, []

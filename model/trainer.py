@@ -83,7 +83,7 @@ class AZRTrainer:
             crowding_cost=args.crowding_cost,
             scheme=args.reward,
         )
-        self.reward = lru_cache(reward)  # few cases differ
+        self.reward = lru_cache(reward)  # thousands a step, of few cases
         self.steps = self.updates = self.num_tokens = 0
         self.watched = args.debug_grads  # updates of this process still to print
         self.played: Round | None = None

@@ -26,7 +26,7 @@ def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) ->
     return Verdict.CORRECT if correct else Verdict.WRONG
 
 
-@lru_cache(maxsize=REMEMBERED_TEXTS)
+@lru_cache(maxsize=REMEMBERED_TEXTS)  # equal proposals are one object, quickly found among problems
 def judge_proposer(
     text: str, task: TaskType, min_prime: int, max_prime: int
 ) -> tuple[Verdict, Problem | None]:
