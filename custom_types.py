@@ -160,11 +160,13 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A rollout with what the verifier said of it and what that earns."""
+    """A rollout with what the verifier said of it and what that earns. cost: what is taken from its
+    advantage for being like others of its batch, in standard deviations of its cell's rewards."""
 
     rollout: Rollout
     verdict: Verdict
     reward: float
+    cost: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -173,13 +175,15 @@ class Round:
 
     proposals: each scored proposal with its problem, None unless valid. novel: the problems that
     were not known before, each once. solve_rates: r̄ of each problem that was attempted n times.
-    answers: the scored answers that may be trained on. completions: everything that was sampled.
+    answers: the scored answers that are trained on; taught: how many of them are to problems of this
+    step, the others being to the buffer's. completions: everything that was sampled.
     """
 
     proposals: tuple[tuple[Scored, Problem | None], ...]
     novel: tuple[Problem, ...]
     solve_rates: dict[Problem, float]
     answers: tuple[Scored, ...]
+    taught: int
     completions: tuple[Rollout, ...]
 
     @property
@@ -190,11 +194,13 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row of the update: a rollout, its advantage, and how many rows it counts as."""
+    """A row of the update: a rollout, its advantage, what it weighs in the objective, and how many
+    equal rollouts it stands for."""
 
     rollout: Rollout
     advantage: float
     weight: float = 1.0
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -209,7 +215,7 @@ class MiniBatch:
     What is scored: targets (n, length) int64, the response ids, end token included; sources
     (n, length) int64, row * time + position of the token before each, whose logits predict it;
     response_mask (n, length) bool, true on response tokens; old_logprobs (n, length) float32, 0
-    outside the mask; advantages, weights (n,) float32; cells (n,) int64 in 0..5.
+    outside the mask; advantages, weights, counts (n,) float32; cells (n,) int64 in 0..5.
     """
 
     input_ids: "Tensor"
@@ -221,6 +227,7 @@ class MiniBatch:
     old_logprobs: "Tensor"
     advantages: "Tensor"
     weights: "Tensor"
+    counts: "Tensor"
     cells: "Tensor"
 
     def to(self, device) -> "MiniBatch":

@@ -142,6 +142,7 @@ def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
         old_logprobs=by_example(own.old_logprobs for own in rollouts),
         advantages=torch.tensor([example.advantage for example in examples]),
         weights=torch.tensor([example.weight for example in examples]),
+        counts=torch.tensor([float(example.count) for example in examples]),
         cells=torch.tensor([own.cell for own in rollouts]),
     )
 
@@ -183,7 +184,9 @@ class ReplayBuffer:
         merged: dict[tuple, list] = {}
         for rollout, advantage, weight in zip(rollouts, advantages, weights, strict=True):
             key = rollout.prompt_ids, rollout.response_ids, advantage
-            merged.setdefault(key, [rollout, advantage, 0.0])[2] += weight
+            same = merged.setdefault(key, [rollout, advantage, 0.0, 0])
+            same[2] += weight
+            same[3] += 1
         self.examples = [Example(*values) for values in merged.values()]
 
     def __len__(self) -> int:

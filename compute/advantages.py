@@ -5,10 +5,13 @@
 with the unbiased standard deviation (n - 1). No per-prompt group, no moving average, no second
 normalisation. Example: rewards 1, 0, 0, 1 in one cell have mean 1/2 and std sqrt(1/3), so their
 advantages are +-0.866.
+
+What a rollout costs, beside what it earns, is taken from its advantage after that, so that where all
+rewards of a cell are equal a small cost stays small.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,43 +27,60 @@ def compute_advantages(
     *,
     mode: str = "task_relative",
     groups: Tensor | None = None,
+    costs: Tensor | None = None,
 ) -> Tensor:
     """Advantages (n,) float32 of `rewards` (n,) float, normalised within `cells` (n,) int in 0..5.
 
     mode: "task_relative" (the paper), or for comparison "global", one cell for all (REINFORCE++), or
     "grpo", within `groups` (n,) int, negative where a row has no group and its cell counts instead.
     A cell or group whose rewards are all equal, or with one member, gets exactly 0: it says nothing
-    about which of its responses were better. Raises ValueError on other shapes, cells, modes or
-    non-finite rewards.
+    about which of its responses were better. costs: (n,) float, in standard deviations of the rewards,
+    each taken from its advantage, less the mean cost of its cell. Raises ValueError on other shapes,
+    cells, modes or numbers that are not finite.
     """
     if rewards.ndim != 1 or rewards.shape != cells.shape:
         raise ValueError(
             f"rewards {tuple(rewards.shape)} and cells {tuple(cells.shape)} must be (n,)"
         )
-    if not torch.isfinite(rewards).all():
-        raise ValueError("rewards must be finite")
+    if costs is None:
+        costs = torch.zeros_like(rewards)
+    if costs.shape != rewards.shape:
+        raise ValueError(f"costs {tuple(costs.shape)} must be {tuple(rewards.shape)}")
+    if not (torch.isfinite(rewards).all() and torch.isfinite(costs).all()):
+        raise ValueError("rewards and costs must be finite")
     if len(cells) and not (0 <= cells.min() and cells.max() < len(CELLS)):
         raise ValueError(f"cells must lie in 0..{len(CELLS) - 1}: {cells.unique().tolist()}")
     if mode not in ADVANTAGE_MODES or (mode == "grpo") != (groups is not None):
         raise ValueError(
             f"mode {mode!r} must be one of {ADVANTAGE_MODES}; groups go with grpo alone"
         )
+    compared = cells
     if mode == "global":
-        cells = torch.zeros_like(cells)
+        compared = torch.zeros_like(cells)
     elif mode == "grpo":
-        cells = torch.where(groups >= 0, groups + len(CELLS), cells)
-    return _normalise_within(rewards, cells)
+        compared = torch.where(groups >= 0, groups + len(CELLS), cells)
+    advantages = _within(compared, rewards, _normalised) - _within(cells, costs, _centred)
+    return advantages.float()
 
 
-def _normalise_within(rewards: Tensor, groups: Tensor) -> Tensor:
-    rewards = rewards.double()
-    advantages = torch.zeros_like(rewards)
+def _within(groups: Tensor, values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """`change` of the values of each group, in float64; 0 where they are all equal."""
+    values = values.double()
+    changed = torch.zeros_like(values)
     for group in groups.unique():
         members = groups == group
-        own = rewards[members]
+        own = values[members]
         if own.max() > own.min():
-            advantages[members] = (own - own.mean()) / own.std(correction=1)
-    return advantages.float()
+            changed[members] = change(own)
+    return changed
+
+
+def _normalised(values: Tensor) -> Tensor:
+    return (values - values.mean()) / values.std(correction=1)
+
+
+def _centred(values: Tensor) -> Tensor:
+    return values - values.mean()
 
 
 def attempt_groups(scored: Sequence[Scored], n_attempts: int) -> Tensor:

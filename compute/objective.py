@@ -55,15 +55,18 @@ def compute_azr_objective(
     aggregate: str = "sequence",
     denominator: float | None = None,
     weights: Tensor | None = None,
+    counts: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped objective, to be maximised, and its diagnostics.
 
     new_logprobs, old_logprobs: (batch, time) float, nats. advantages: (batch,) float.
     response_mask: (batch, time) bool. clip_low, clip_high, aggregate: see above. denominator,
-    weights: as `aggregate_tokens` has them.
-    Diagnostics, all detached: `approx_kl`, the estimate ρ - 1 - log ρ of KL(old, new) and
-    `clip_ratio`, the share of tokens whose gradient the clip removes, both aggregated like the
-    objective; `ratio_max`, the largest ρ. Raises ValueError on other shapes.
+    weights: as `aggregate_tokens` has them. counts: (batch,) how many sampled responses each row
+    stands for, None for one; a weight may be anything else beside.
+    Diagnostics, all detached, over the response tokens of these rows, whatever the objective
+    averages: `approx_kl`, the mean estimate ρ - 1 - log ρ of KL(old, new); `clip_ratio`, the share of
+    tokens whose gradient the clip removes; `ratio_max`, the largest ρ; `tokens`, how many there are.
+    Raises ValueError on other shapes.
     """
     batch, time = response_mask.shape
     if new_logprobs.shape != (batch, time) or old_logprobs.shape != (batch, time):
@@ -83,11 +86,15 @@ def compute_azr_objective(
     unclipped = advantage * ratio
     clipped = advantage * ratio.clamp(1 - clip_low, 1 + clip_high)
     mean_over = response_mask, aggregate, denominator, weights
+    over_tokens = response_mask, "token", None, counts
     objective = aggregate_tokens(torch.minimum(unclipped, clipped), *mean_over)
     with torch.no_grad():
         diagnostics = {
-            "approx_kl": aggregate_tokens(ratio - 1 - log_ratio, *mean_over),
-            "clip_ratio": aggregate_tokens((clipped < unclipped).to(ratio.dtype), *mean_over),
+            "approx_kl": aggregate_tokens(ratio - 1 - log_ratio, *over_tokens),
+            "clip_ratio": aggregate_tokens((clipped < unclipped).to(ratio.dtype), *over_tokens),
             "ratio_max": torch.where(response_mask, ratio, 0.0).max(),
+            "tokens": response_mask.sum()
+            if counts is None
+            else response_mask.sum(1).to(counts) @ counts,
         }
     return objective, diagnostics

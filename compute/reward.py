@@ -41,28 +41,23 @@ def compute_r_total(
     role: Role,
     verdict: Verdict,
     solve_rate: float | None = None,
-    crowding: float = 0.0,
     *,
     invalid_reward: float = -0.5,
     extreme_reward: float = 0.0,
-    crowding_cost: float = 0.0,
     scheme: str = "learnability",
 ) -> float:
     """The reward of one rollout.
 
     solve_rate is needed for, and only for, a VALID proposal. scheme: "learnability", or as controls
     "constant", where every valid proposal earns 1, and "format", where every well-formed answer does
-    so too. crowding: the share, 0 to 1, of its cell's proposals that are the same problem; times
-    crowding_cost it is taken from what a valid proposal earns. Raises ValueError for a verdict that
-    the role cannot get or a missing solve rate.
+    so too. Raises ValueError for a verdict that the role cannot get or a missing solve rate.
     """
     if scheme not in REWARD_SCHEMES:
         raise ValueError(f"scheme must be one of {REWARD_SCHEMES}, not {scheme!r}")
     if verdict is Verdict.MALFORMED:
         return MALFORMED_REWARD
-    cost = crowding_cost * crowding
     if scheme != "learnability" and role is Role.PROPOSER and verdict is Verdict.VALID:
-        return CORRECT_REWARD - cost
+        return CORRECT_REWARD
     if scheme == "format" and verdict in (Verdict.WRONG, Verdict.CORRECT) and role is Role.SOLVER:
         return CORRECT_REWARD
     if role is Role.SOLVER and verdict is Verdict.CORRECT:
@@ -72,5 +67,5 @@ def compute_r_total(
     if role is Role.PROPOSER and verdict is Verdict.INVALID:
         return invalid_reward
     if role is Role.PROPOSER and verdict is Verdict.VALID and solve_rate is not None:
-        return compute_r_propose(solve_rate, extreme_reward=extreme_reward) - cost
+        return compute_r_propose(solve_rate, extreme_reward=extreme_reward)
     raise ValueError(f"no reward for a {role} with verdict {verdict} and solve rate {solve_rate}")

@@ -84,9 +84,13 @@ class AZRArgs:
     # controls
     proposer: str = flag(
         "self",
-        "trained; frozen: never enters the loss; uniform: the environment draws the problems",
-        choices=("self", "uniform", "frozen"),
+        "self: the policy in training; untrained: the same, but its proposals never enter the loss; "
+        "frozen: a snapshot from before step 1; uniform: the environment draws B problems a task; yoked: "
+        "as many distinct ones as --yoked-to proposed; decoy: as self, but the solver is taught as many "
+        "uniform draws; none: the buffer's problems alone",
+        choices=("self", "untrained", "frozen", "uniform", "yoked", "decoy", "none"),
     )
+    yoked_to: str | None = flag(None, "run directory that --proposer yoked follows, step by step")
     reward: str = flag(
         "learnability",
         "of a valid proposal; constant: 1; format: 1, and 1 for a well-formed answer",
@@ -101,7 +105,9 @@ class AZRArgs:
     invalid_reward: float = flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = flag(0.0, "of a valid proposal solved never or always")
     crowding_cost: float = flag(
-        0.35, "taken from a valid proposal, times the share of its cell that is the same problem"
+        0.35,
+        "taken from a valid proposal's advantage, times the share of its cell that is the same problem",
+        least=0,
     )
     # the update
     lora_rank: int = flag(
@@ -158,6 +164,11 @@ class AZRArgs:
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
             )
+        if (self.proposer == "yoked") != (self.yoked_to is not None):
+            raise ArgumentError(
+                f"--proposer {self.proposer} --yoked-to {self.yoked_to}: must go together, --yoked-to "
+                f"RUN_DIR with --proposer yoked alone"
+            )
         if self.advantage == "grpo" and not self.train_attempts:
             raise ArgumentError(
                 "--advantage grpo --no-train-attempts: must have --train-attempts, or there is no "
@@ -180,6 +191,15 @@ class AZRArgs:
     def warm_starts(self) -> bool:
         """Only a random network needs to be taught the format."""
         return self.model == TINY_MODEL and self.warm_start_steps > 0
+
+    @property
+    def reward_settings(self) -> dict:
+        """What `compute_r_total` is told beside role, verdict and solve rate."""
+        return dict(
+            invalid_reward=self.invalid_reward,
+            extreme_reward=self.extreme_reward,
+            scheme=self.reward,
+        )
 
     def as_dict(self) -> dict:
         """JSON's types, by field name."""

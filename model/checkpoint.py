@@ -29,6 +29,7 @@ def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
         "skipped_in_a_row": trainer.guard.skipped_in_a_row,
         "problems": trainer.problems.state_dict(),
         "adapters": _adapters(trainer),
+        "proposer": trainer.proposer.state_dict(),
         "optimizer": trainer.optimizer.state_dict()["state"],
         "generators": {
             name: random_state(rng) for name, rng in _generators(trainer, evaluator).items()
@@ -46,6 +47,7 @@ def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
     trainer.problems.load_state_dict(state["problems"])
     for name, weight in _adapters(trainer).items():
         weight.data.copy_(state["adapters"][name])
+    trainer.proposer.load_state_dict(state["proposer"])
     moments = {int(index): own for index, own in state["optimizer"].items()}
     groups = trainer.optimizer.state_dict()["param_groups"]
     trainer.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -6,11 +6,10 @@ advantages -> minibatches -> log-probabilities -> objective -> optimizer   learn
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from random import Random
-from statistics import fmean
 
 import torch
 from accelerate import Accelerator
@@ -37,7 +36,8 @@ from custom_types import (
 from model.args import AZRArgs
 from model.inference import response_logprobs, rollout
 from model.optimizer import StepGuard, adamw
-from prime_inversion import all_problems, generate_of_each_task
+from model.proposers import PROPOSERS
+from prime_inversion import all_problems
 from utils.debug_grads import gradient_table
 from utils.metrics import (
     SamplingMetrics,
@@ -45,6 +45,7 @@ from utils.metrics import (
     round_metrics,
     time_metrics,
     token_count,
+    update_metrics,
 )
 from utils.processes import add_gradients, gather, same_weights, share
 from utils.string_formatting import PromptRenderer
@@ -54,9 +55,9 @@ from utils.validate_by_executing import judge_rollouts
 class AZRTrainer:
     """Trains one policy as proposer and solver.
 
-    policy: trained in place. renderer: of the policy's language and the run's primes. accelerator:
-    where it runs and in which precision. After `step()`, `scored` holds the rollouts that were
-    trained on and `advantages` theirs, in the same order.
+    policy: trained in place. renderer: of its language and the run's primes. accelerator: where it
+    runs and in which precision. After `step()`, `scored` holds the rollouts that were trained on and
+    `advantages` theirs, in the same order.
     """
 
     def __init__(
@@ -73,17 +74,12 @@ class AZRTrainer:
             self.problems.seed(space, args.seed_problems)
         self.optimizer, self.guard = adamw(self.trained, args), StepGuard()
         self.drawing = Random(f"{args.seed}/drawing")
+        self.proposer = PROPOSERS[args.proposer](policy, args, self.drawing)
         self.shuffling = Random(f"{args.seed}/minibatches")
         seed = Random(f"{args.seed}/sampling").getrandbits(63)
         self.sampling = torch.Generator().manual_seed(seed)
-        reward = partial(
-            compute_r_total,
-            invalid_reward=args.invalid_reward,
-            extreme_reward=args.extreme_reward,
-            crowding_cost=args.crowding_cost,
-            scheme=args.reward,
-        )
-        self.reward = lru_cache(reward)  # thousands a step, of few cases
+        # Thousands a step, of few cases.
+        self.reward = lru_cache(partial(compute_r_total, **args.reward_settings))
         self.steps = self.updates = self.num_tokens = 0
         self.watched = args.debug_grads  # updates of this process still to print
         self.played: Round | None = None
@@ -115,73 +111,77 @@ class AZRTrainer:
         """Propose, judge, remember, answer, judge, pay."""
         args = self.args
         span = args.min_prime, args.max_prime
-        proposals = [] if args.proposer == "uniform" else self._propose()
+        proposals = self._propose(self.proposer.author)
         judged = judge_rollouts(proposals, *span)
-        proposed = [problem for *_, problem in judged if problem is not None]
-        copies = Counter(proposed)
-        if args.proposer == "uniform":  # the environment draws in the proposer's place
-            proposed = generate_of_each_task(args.batch_size, self.drawing, *span)
-        valid = list(dict.fromkeys(proposed))
-        novel = [problem for problem in valid if self.problems.add(problem)]
+        copies = Counter(problem for *_, problem in judged if problem is not None)
+        taught = self.proposer.taught(self.steps, list(copies))
+        attempted = list(dict.fromkeys([*copies, *taught]))
+        novel = [problem for problem in attempted if self.problems.add(problem)]
         for problem in novel if args.share_triples else ():
             self.problems.add_triple(problem)
 
-        attempted = [problem for problem in valid for _ in range(args.n_attempts)]
-        further = self._further_problems(valid)
-        answers = self._rollout(self.renderer.solver(problem) for problem in attempted + further)
+        attempts = [problem for problem in attempted for _ in range(args.n_attempts)]
+        # The paper's attempts only measure, and what is taught is answered once more.
+        again = [] if args.train_attempts else taught
+        answers = self._rollout(
+            self.policy, map(self.renderer.solver, [*attempts, *again, *self._refill(taught)])
+        )
         verdicts = [(answer, verdict) for answer, verdict, _ in judge_rollouts(answers, *span)]
         for answer, verdict in verdicts:
             self.problems.record(answer.problem, verdict is Verdict.CORRECT)
-        solve_rates = compute_solve_rates(verdicts[: len(attempted)])
-        kept = verdicts if args.train_attempts else verdicts[len(attempted) :]
+        measured, others = verdicts[: len(attempts)], verdicts[len(attempts) :]
+        solve_rates = compute_solve_rates(measured)
+        lessons = set(taught).difference(again)
+        trained = [one for one in measured if one[0].problem in lessons]
 
         return Round(
             proposals=tuple(
-                (self._scored(item, verdict, solve_rates.get(p), copies[p] / args.batch_size), p)
+                (self._scored(item, verdict, solve_rates.get(p), copies[p]), p)
                 for item, verdict, p in judged
             ),
             novel=tuple(novel),
             solve_rates=solve_rates,
-            answers=tuple(self._scored(answer, verdict) for answer, verdict in kept),
+            answers=tuple(self._scored(*one) for one in trained + others),
+            taught=len(trained) + len(again),
             completions=tuple(proposals + answers),
         )
 
-    def _propose(self) -> list[Rollout]:
-        """B proposals a task, each after references drawn from the buffer."""
-        return self._rollout(
-            self.renderer.proposer(task, self.problems.sample(task, self.args.n_references))
+    def _propose(self, author: Policy | None) -> list[Rollout]:
+        """B proposals a task, each after references drawn from the buffer; none without an author."""
+        if author is None:
+            return []
+        args, sample = self.args, self.problems.sample
+        prompts = (
+            self.renderer.proposer(task, sample(task, args.n_references))
             for task in TASKS
-            for _ in range(self.args.batch_size)
+            for _ in range(args.batch_size)
         )
+        return self._rollout(author, prompts)
 
-    def _further_problems(self, valid: Sequence[Problem]) -> list[Problem]:
-        """What is answered besides the attempts at `valid`, the distinct valid proposals.
-
-        Training on attempts: the buffer's problems, until a task has B n rows. Otherwise (the paper)
-        B answers a task: this step's valid proposals, filled up from the buffer.
-        """
-        args, further = self.args, []
+    def _refill(self, taught: Sequence[Problem]) -> list[Problem]:
+        """Problems of the buffer that fill up, beside those that are taught, the answers of a task: B n
+        of them where attempts are trained on, B otherwise (the paper)."""
+        args, drawn = self.args, []
         draw = self.problems.sample if args.refill == "uniform" else self.problems.sample_unsolved
         for task in TASKS:
-            own = [problem for problem in valid if problem.task is task]
-            missing = args.batch_size - len(own)
-            if args.train_attempts:
-                own, missing = [], args.n_attempts * missing
-            further += own + draw(task, missing)
-        return further
+            missing = args.batch_size - sum(problem.task is task for problem in taught)
+            drawn += draw(task, missing * (args.n_attempts if args.train_attempts else 1))
+        return drawn
 
-    def _rollout(self, prompts: Sequence[Prompt]) -> list[Rollout]:
+    def _rollout(self, policy: Policy, prompts: Iterable[Prompt]) -> list[Rollout]:
         with self.accelerator.autocast():
             return rollout(
-                self.policy,
+                policy,
                 list(prompts),
                 temperature=self.args.temperature,
                 max_rows=self.args.rollout_rows,
                 generator=self.sampling,
             )
 
-    def _scored(self, item: Rollout, verdict: Verdict, solve_rate=None, crowding=0.0) -> Scored:
-        return Scored(item, verdict, self.reward(item.role, verdict, solve_rate, crowding))
+    def _scored(self, item: Rollout, verdict: Verdict, solve_rate=None, copies=0) -> Scored:
+        """copies: how many proposals of its cell are the same problem."""
+        cost = self.args.crowding_cost * copies / self.args.batch_size
+        return Scored(item, verdict, self.reward(item.role, verdict, solve_rate), cost)
 
     # ---------------------------------------------------------------- learning phase
 
@@ -189,14 +189,15 @@ class AZRTrainer:
         """Turn a round's rollouts into optimizer steps; metrics."""
         args = self.args
         self.policy.model.train()  # activation checkpointing is off in eval mode
-        frozen, grouped = args.proposer == "frozen", args.advantage == "grpo"
-        self.scored = list(played.answers if frozen else played.scored)
+        grouped = args.advantage == "grpo"
+        self.scored = list(played.scored if self.proposer.learns else played.answers)
         rollouts = [item.rollout for item in self.scored]
         self.advantages = compute_advantages(
             torch.tensor([item.reward for item in self.scored]),
             torch.tensor([rollout.cell for rollout in rollouts]),
             mode=args.advantage,
             groups=attempt_groups(self.scored, args.n_attempts) if grouped else None,
+            costs=torch.tensor([item.cost for item in self.scored]),
         ).tolist()
         weight = {Role.PROPOSER: args.proposer_weight, Role.SOLVER: 1.0}
         weights = [weight[rollout.role] for rollout in rollouts]
@@ -216,8 +217,7 @@ class AZRTrainer:
             "learning_rate": lr,
             "examples": len(replay),
             **SamplingMetrics.merged(gather([sampling])).metrics(),
-            **merged_diagnostics(updates, fmean),
-            "skipped_updates": sum(update["skipped_updates"] for update in updates),
+            **update_metrics(updates),
         }
 
     def _packed(self, examples: Sequence[Example]) -> list[MiniBatch]:
@@ -288,6 +288,7 @@ class AZRTrainer:
             batch.response_mask,
             clip_low=self.args.clip_low,
             clip_high=self.args.clip_high,
+            counts=batch.counts,
             **mean_over,
         )
 

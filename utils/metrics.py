@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 import numpy as np
+import torch
 
 from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict
 from prime_inversion import guess_rate
 
 NAN = float("nan")
+TOKEN_MEANS = ("approx_kl", "clip_ratio")  # of the objective's diagnostics
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -58,11 +60,21 @@ def proposal_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str,
     return metrics
 
 
+def answer_metrics(played: Round) -> dict[str, float]:
+    """What the sampled answers were for, in shares: taught, to problems of this step; refill, to the
+    buffer's; untrained, sampled only to measure a problem."""
+    sampled = sum(one.role is Role.SOLVER for one in played.completions)
+    trained = len(played.answers)
+    counts = dict(taught=played.taught, refill=trained - played.taught, untrained=sampled - trained)
+    return {f"answer_frac/{use}": n / sampled if sampled else NAN for use, n in counts.items()}
+
+
 def round_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str, float]:
     """Everything about a rollout phase but its time."""
     return {
         **cell_metrics(played.scored),
         **proposal_metrics(played, min_prime, max_prime),
+        **answer_metrics(played),
         "completions/mean_length": _mean(len(r.response_ids) for r in played.completions),
         "completions/clipped_ratio": _mean(not r.finished for r in played.completions),
     }
@@ -87,21 +99,24 @@ def time_metrics(rollouts: Sequence[Rollout], rollout: float, update: float) -> 
 
 class SamplingMetrics:
     """What the weights that sampled a step say of it: the mean entropy of a response token, in nats,
-    by role, and how far the training forward is from the sampler, in nats."""
+    by role, and how far the training forward is from the sampler: the ratio of its probabilities to
+    the sampler's own, which is 1 where both compute the same."""
 
     def __init__(self):
         self._entropy = dict.fromkeys(Role, 0.0)
         self._tokens = dict.fromkeys(Role, 0.0)
-        self._difference = 0.0
+        self._difference = self._ratio = self._kl = 0.0
 
     def add(self, batch: MiniBatch, logprobs, entropy) -> None:
         """logprobs, entropy: (n, length) of the responses of `batch`, whose old ones are the
         sampler's."""
         mask = batch.response_mask
-        worst = (logprobs - batch.old_logprobs)[mask].abs().max().item()
-        self._difference = max(self._difference, worst)
-        entropies = (entropy.sum(1) * batch.weights).tolist()
-        tokens = (mask.sum(1) * batch.weights).tolist()
+        log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0).double()
+        self._difference = max(self._difference, log_ratio.abs().max().item())
+        self._ratio = max(self._ratio, log_ratio.max().exp().item())
+        self._kl += ((log_ratio.expm1() - log_ratio).sum(1) @ batch.counts.double()).item()
+        entropies = (entropy.sum(1) * batch.counts).tolist()
+        tokens = (mask.sum(1) * batch.counts).tolist()
         for cell, nats, count in zip(batch.cells.tolist(), entropies, tokens, strict=True):
             role, _ = CELLS[cell]
             self._entropy[role] += nats
@@ -113,14 +128,21 @@ class SamplingMetrics:
         whole = cls()
         for part in parts:
             whole._difference = max(whole._difference, part._difference)
+            whole._ratio = max(whole._ratio, part._ratio)
+            whole._kl += part._kl
             for role in Role:
                 whole._entropy[role] += part._entropy[role]
                 whole._tokens[role] += part._tokens[role]
         return whole
 
     def metrics(self) -> dict[str, float]:
-        """`entropy/{role}`, NaN for a role without responses, and `sampling/logp_difference_max`."""
-        metrics = {"sampling/logp_difference_max": self._difference}
+        """`entropy/{role}`, NaN for a role without responses, and `sampling/*`."""
+        whole = sum(self._tokens.values())
+        metrics = {
+            "sampling/logp_difference_max": self._difference,
+            "sampling/ratio_max": self._ratio,
+            "sampling/approx_kl": self._kl / whole if whole else NAN,
+        }
         for role, tokens in self._tokens.items():
             metrics[f"entropy/{role}"] = self._entropy[role] / tokens if tokens else NAN
         return metrics
@@ -130,9 +152,24 @@ def merged_diagnostics(
     parts: Sequence[Mapping[str, float]], merge: Callable[[Iterable[float]], float]
 ) -> dict[str, float]:
     """Of several diagnostics with the same keys, `merge` of each: `sum` for parts that were measured
-    against the whole's denominator, a mean for a step's updates; of a maximum the maximum; of no
-    diagnostics none."""
-    return {
-        key: (max if key.endswith("_max") else merge)([part[key] for part in parts])
-        for key in (parts[0] if parts else ())
-    }
+    against the whole's denominator, a mean for a step's updates; of a maximum the maximum; of a mean
+    over tokens the mean over all `tokens`, whose sum they are; of no diagnostics none."""
+    tokens = sum(part["tokens"] for part in parts)
+    merged = {}
+    for key in parts[0] if parts else ():
+        values = [part[key] for part in parts]
+        if key.endswith("_max"):
+            merged[key] = max(values)
+        elif key in TOKEN_MEANS:
+            total = sum(part[key] * part["tokens"] for part in parts)
+            merged[key] = total / tokens if tokens else 0.0
+        else:
+            merged[key] = tokens if key == "tokens" else merge(values)
+    return merged
+
+
+def update_metrics(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """A step's updates as one: means, the largest ratio, and how many were skipped."""
+    merged = merged_diagnostics(updates, fmean)
+    del merged["tokens"]
+    return merged | {"skipped_updates": sum(update["skipped_updates"] for update in updates)}

@@ -15,8 +15,8 @@ from statistics import fmean
 
 import torch
 
-from compute.reward import compute_r_propose, compute_solve_rates
-from custom_types import TASKS, Policy, Problem, Prompt, Rollout, TaskType, Verdict
+from compute.reward import compute_r_total, compute_solve_rates
+from custom_types import TASKS, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
 from model.policy import load_pretrained
@@ -66,9 +66,11 @@ class Evaluator:
         policy = load_pretrained(str(latest_checkpoint(run_dir)))
         return cls(policy, PromptRenderer.for_policy(policy, args), args)
 
-    def propose(self, task: TaskType, *, temperature: float = 1.0) -> Rollout:
-        """One proposal, after references drawn at random from the problem space."""
+    def propose(self, task: TaskType, *, temperature: float | None = None) -> Rollout:
+        """One proposal, after references drawn at random from the problem space, at the temperature of
+        the run by default."""
         args = self.args
+        temperature = args.temperature if temperature is None else temperature
         references = generate_problems(
             args.n_references, self.references, args.min_prime, args.max_prime, tasks=(task,)
         )
@@ -96,7 +98,7 @@ class Evaluator:
 
     def uniform_reward(self) -> dict[str, float]:
         """`eval/uniform_reward_{task}`: what a proposer would earn now that drew B problems a task
-        uniformly, by n sampled attempts at each of them."""
+        uniformly, by n sampled attempts at each of them, paid as the run pays its own."""
         args = self.args
         drawn = generate_of_each_task(args.batch_size, self.drawing, args.min_prime, args.max_prime)
         attempts = self.solve(
@@ -106,7 +108,9 @@ class Evaluator:
         rates = compute_solve_rates([(attempt, self.judge(attempt)[0]) for attempt in attempts])
         return {
             f"eval/uniform_reward_{task}": fmean(
-                compute_r_propose(rates[problem], extreme_reward=args.extreme_reward)
+                compute_r_total(
+                    Role.PROPOSER, Verdict.VALID, rates[problem], **args.reward_settings
+                )
                 for problem in drawn
                 if problem.task is task
             )

@@ -1,0 +1,154 @@
+"""Who writes a step's problems, and which problems the solver is taught: `--proposer` by name.
+
+The trainer asks a proposer two things a step: whose proposals to sample (`author`), and, once they are
+judged, which problems the solver answers n times and learns from (`taught`). Self-play teaches what was
+proposed. The others are its controls, each with one thing changed. The table of `PROPOSERS` is all that
+knows their names.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import ClassVar
+
+import torch
+
+from custom_types import TASKS, Policy, Problem
+from model.args import AZRArgs
+from prime_inversion import all_problems, generate_of_each_task
+from utils.run_directory import RunDirectoryError, read_config, read_problems
+
+
+class SelfPlay:
+    """The policy in training proposes and learns to; what is valid is taught.
+
+    writes: whether there are proposals; learns: whether they enter the loss. rng: draws where the
+    environment does; shared with the trainer, whose state it is part of.
+    """
+
+    writes: ClassVar[bool] = True
+    learns: ClassVar[bool] = True
+
+    def __init__(self, policy: Policy, args: AZRArgs, rng: Random):
+        self.args, self._rng = args, rng
+        self.author: Policy | None = policy if self.writes else None
+
+    def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
+        """The distinct problems that the solver is taught in a step, given its distinct valid
+        proposals."""
+        return list(valid)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """What another process cannot make again."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Become the proposer that `state` was taken from."""
+
+    def _draw(self, counts: Counter) -> list[Problem]:
+        """As many distinct problems of each task as `counts` says, uniformly."""
+        span = self.args.min_prime, self.args.max_prime
+        return [
+            problem
+            for task in TASKS
+            for problem in self._rng.sample(all_problems(task, *span), counts[task])
+        ]
+
+
+class Untrained(SelfPlay):
+    """Never enters the loss, but shares the weights that the solver's answers change."""
+
+    learns = False
+
+
+class Frozen(SelfPlay):
+    """A snapshot of the policy as it was before the first step; never enters the loss."""
+
+    learns = False
+
+    def __init__(self, policy: Policy, args: AZRArgs, rng: Random):
+        super().__init__(policy, args, rng)
+        model = copy.deepcopy(policy.model).requires_grad_(False)
+        self.author = replace(policy, model=model)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        return dict(self.author.model.state_dict())
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        self.author.model.load_state_dict(state)
+
+
+class Uniform(SelfPlay):
+    """No proposals: the environment draws B problems a task, with replacement."""
+
+    writes = learns = False
+
+    def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
+        args = self.args
+        drawn = generate_of_each_task(args.batch_size, self._rng, args.min_prime, args.max_prime)
+        return list(dict.fromkeys(drawn))
+
+
+class Yoked(SelfPlay):
+    """No proposals: the environment draws as many distinct problems as the run `--yoked-to` proposed
+    in the same step. Raises RunDirectoryError for a run that cannot be followed."""
+
+    writes = learns = False
+
+    def __init__(self, policy: Policy, args: AZRArgs, rng: Random):
+        super().__init__(policy, args, rng)
+        self._counts = proposed_counts(args)
+
+    def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
+        return self._draw(self._counts[step])
+
+
+class Decoy(SelfPlay):
+    """Proposes and learns to as in self-play; the solver is taught as many distinct uniform draws."""
+
+    def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
+        return self._draw(Counter(problem.task for problem in valid))
+
+
+class Nobody(SelfPlay):
+    """No problems but those that the buffer began with, which fill up every batch."""
+
+    writes = learns = False
+
+    def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
+        return []
+
+
+PROPOSERS: dict[str, type[SelfPlay]] = {
+    "self": SelfPlay,
+    "untrained": Untrained,
+    "frozen": Frozen,
+    "uniform": Uniform,
+    "yoked": Yoked,
+    "decoy": Decoy,
+    "none": Nobody,
+}
+
+
+def proposed_counts(args: AZRArgs) -> dict[int, Counter]:
+    """How many distinct valid problems of each task the run `args.yoked_to` proposed, by step. Raises
+    RunDirectoryError unless it proposed, among the same primes, for as many steps as `args` asks."""
+    flag, folder = f"--yoked-to {args.yoked_to}", Path(args.yoked_to)
+    try:
+        other, steps = read_config(folder)["args"], read_problems(folder)
+    except RunDirectoryError as error:
+        raise RunDirectoryError(f"{flag}: must be a run directory ({error})") from error
+    span = args.min_prime, args.max_prime
+    if (other.get("min_prime"), other.get("max_prime")) != span:
+        raise RunDirectoryError(f"{flag}: must be a run with primes {span[0]} to {span[1]}")
+    if len(steps) < args.total_steps:
+        raise RunDirectoryError(
+            f"{flag}: must have the {args.total_steps} steps of --total-steps; it has {len(steps)}"
+        )
+    return {
+        row["step"]: Counter({t: sum(times > 0 for *_, times, _ in row[str(t)]) for t in TASKS})
+        for row in steps
+    }
