@@ -28,6 +28,7 @@ from model.memory import (
     update_rows,
 )  # fmt: skip
 from model.policy import PolicyError, build_tiny, require_hub_model, tiny_tokenizer
+from model.proposers import PROPOSERS
 from prime_inversion import all_problems, primes_between
 from prompts import CHAT, COMPACT, PROMPT_SETS, TURN
 from utils.prefix_tree import row_length
@@ -93,11 +94,13 @@ def count_parts(args: AZRArgs, language: PromptSet) -> tuple[Part, Part, Part]:
     question = max(len(renderer.solver(problem).ids) for problem in asked)
 
     problems = len(TASKS) * args.batch_size
-    proposals = 0 if args.proposer == "uniform" else problems
-    attempts = problems * args.n_attempts
+    proposer = PROPOSERS[args.proposer]
+    proposals = problems * proposer.writes
+    # A decoy's own proposals are attempted beside what is taught.
+    attempts = problems * args.n_attempts * (1 + (args.proposer == "decoy"))
     answers, further = (attempts, 0) if args.train_attempts else (problems, problems)
     new, answer = args.max_proposal_tokens, args.max_answer_tokens
-    learning, evaluated = proposals * (args.proposer == "self"), len(TASKS) * args.eval_problems
+    learning, evaluated = proposals * proposer.learns, len(TASKS) * args.eval_problems
     return (
         Part(proposals, proposals, ask, new, proposals, learning),
         Part(attempts + further, answers, question, answer, problems, answers),

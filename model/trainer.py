@@ -109,8 +109,7 @@ class AZRTrainer:
 
     def rollout_phase(self) -> Round:
         """Propose, judge, remember, answer, judge, pay."""
-        args = self.args
-        span = args.min_prime, args.max_prime
+        args, span = self.args, (self.args.min_prime, self.args.max_prime)
         proposals = self._propose(self.proposer.author)
         judged = judge_rollouts(proposals, *span)
         copies = Counter(problem for *_, problem in judged if problem is not None)

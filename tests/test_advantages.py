@@ -26,6 +26,30 @@ def test_constant_cells_and_singletons_get_exactly_zero(reward):
     assert compute_advantages(rewards, cells).tolist() == [0.0] * 64
 
 
+def test_costs_are_taken_after_normalising():
+    """Cell 0 as above: +-0.866. Costs 0.3, 0.1, 0, 0 have mean 0.1 and leave -0.2, 0, 0.1, 0.1. Cell 4
+    has equal rewards: only its small costs are left, as small as they are."""
+    rewards = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.5, 0.5])
+    cells = torch.tensor([0, 0, 0, 0, 4, 4])
+    costs = torch.tensor([0.3, 0.1, 0.0, 0.0, 0.02, 0.0])
+    a = 0.5 * 3**0.5
+    wanted = [a - 0.2, -a, -a + 0.1, a + 0.1, -0.01, 0.01]
+    assert compute_advantages(rewards, cells, costs=costs).tolist() == pytest.approx(wanted)
+
+
+def test_equal_costs_change_nothing():
+    """They say nothing about which response was better: to the last bit, in every mode."""
+    rewards, cells = torch.tensor([1.0, 0.2, 0.4, 0.4]), torch.tensor([0, 0, 1, 1])
+    for options in (
+        dict(),
+        dict(mode="global"),
+        dict(mode="grpo", groups=torch.tensor([0, 0, -1, -1])),
+    ):
+        plain = compute_advantages(rewards, cells, **options)
+        costs = torch.tensor([0.1, 0.1, 0.7, 0.7])
+        assert torch.equal(compute_advantages(rewards, cells, costs=costs, **options), plain)
+
+
 def test_permuting_rows_permutes_advantages():
     generator = torch.Generator().manual_seed(0)
     rewards, cells = (

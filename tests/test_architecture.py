@@ -18,7 +18,7 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
     *TYPES, "prompts", "prime_inversion", "utils.string_formatting", "utils.validate_by_executing",
     "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "compute.estimates", "buffer.base_buff",
     "model.adapters", "model.args", "model.optimizer", "model.policy", "model.presets", "model.warm_start",
-    "model.prefill", "model.likelihood", "model.inference",
+    "model.prefill", "model.likelihood", "model.inference", "model.proposers",
 }  # fmt: skip
 ANY_UTILS = {
     "utils.allocator", "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
@@ -64,9 +64,12 @@ ROOMS = {
         "utils.prefix_tree",
     },  # counts what those hold
     "model.plan": METHOD | ANY_UTILS | {"model.memory"},
+    "model.proposers": {*TYPES, "prime_inversion", "model.args", "utils.run_directory"},
     "model.trainer": METHOD | ANY_UTILS,
     "model.eval.evaluator": METHOD | ANY_UTILS,  # all but the trainer
     "model.eval.scores": METHOD | ANY_UTILS,
+    "model.eval.contrasts": set(),
+    "model.eval.study_results": METHOD | ANY_UTILS | {"model.eval.contrasts"},
     "utils.allocator": set(),
     "utils.checkpoints": set(),
     "utils.console": UTILS,
@@ -94,7 +97,7 @@ ROOMS = {
     METHOD
     | ANY_UTILS
     | {"model.trainer", "model.plan", "model.checkpoint", "model.eval.evaluator"}
-    | {"model.eval.scores", "model.flags"},
+    | {"model.eval.scores", "model.eval.study_results", "model.flags"},
 )
 
 # What the code needs beyond that table, each with its reason.

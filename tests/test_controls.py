@@ -1,12 +1,17 @@
 """The controls of a study, in the real trainer. Oracle: which rows are there, and who is paid what."""
 
+import json
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 import torch
 from trainers import make_trainer, weights
 
-from custom_types import CELLS, TASKS, Role, Verdict
+from custom_types import CELLS, TASKS, Problem, Role, TaskType, Verdict
+from model.args import ArgumentError, AZRArgs
+from model.proposers import PROPOSERS
+from utils.run_directory import RunDirectoryError
 
 
 def roles(trainer) -> set[Role]:
@@ -24,8 +29,9 @@ def test_uniform_draws_problems_and_asks_no_proposer(warm_tiny):
         assert 0 <= metrics[f"solve_rate/{task}"] <= 1
 
 
-def test_frozen_proposals_are_paid_but_never_trained_on(warm_tiny):
-    trainer = make_trainer(warm_tiny[0], proposer="frozen")
+@pytest.mark.parametrize("proposer", ["frozen", "untrained"])
+def test_their_proposals_are_paid_but_never_trained_on(warm_tiny, proposer):
+    trainer = make_trainer(warm_tiny[0], proposer=proposer)
     metrics = trainer.step()
     assert roles(trainer) == {Role.SOLVER}
     for task in TASKS:
@@ -33,7 +39,7 @@ def test_frozen_proposals_are_paid_but_never_trained_on(warm_tiny):
         assert 0 <= metrics[f"valid_frac/{task}"] <= 1
 
 
-@pytest.mark.parametrize("proposer", ["self", "frozen"])
+@pytest.mark.parametrize("proposer", ["self", "decoy", "frozen", "untrained"])
 def test_proposer_rewards_move_weights_only_where_it_is_trained(warm_tiny, proposer):
     """Two runs that differ in what proposals earn, and in nothing else."""
     results = []
@@ -42,7 +48,104 @@ def test_proposer_rewards_move_weights_only_where_it_is_trained(warm_tiny, propo
         trainer.step()
         results.append(weights(trainer))
     same = all(torch.equal(a, b) for a, b in zip(*results, strict=True))
-    assert same == (proposer == "frozen")
+    assert same == (proposer in ("frozen", "untrained"))
+
+
+def proposer_logits(trainer) -> torch.Tensor:
+    """What the author of a trainer's proposals thinks of a first token."""
+    (prompt,) = {
+        trainer.renderer.proposer(TaskType.DEDUCTION, [Problem(TaskType.DEDUCTION, 2, 4, 7)])
+    }
+    model = trainer.proposer.author.model.eval()
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([prompt.ids])).logits[0, -1]
+
+
+@pytest.mark.parametrize("proposer", ["self", "frozen", "untrained"])
+def test_a_snapshot_stays_as_it_was_and_no_other_does(warm_tiny, proposer):
+    trainer = make_trainer(warm_tiny[0], proposer=proposer, lr_warmup=0)
+    before = proposer_logits(trainer)
+    for _ in range(2):
+        trainer.step()
+    assert torch.equal(proposer_logits(trainer), before) == (proposer == "frozen")
+
+
+def test_a_snapshot_is_part_of_the_state(warm_tiny):
+    """Another process, which has loaded the trained weights, gets the first ones for its proposer."""
+    trainer = make_trainer(warm_tiny[0], proposer="frozen", lr_warmup=0)
+    trainer.step()
+    later = make_trainer(trainer.policy, proposer="frozen")
+    assert not torch.equal(proposer_logits(later), proposer_logits(trainer))
+    later.proposer.load_state_dict(trainer.proposer.state_dict())
+    assert torch.equal(proposer_logits(later), proposer_logits(trainer))
+
+
+def test_a_decoy_learns_from_its_proposals_and_the_solver_from_others(warm_tiny):
+    """Each valid proposal is paid by n attempts at itself; the answers trained on are B n a task, those
+    to this step's problems as many as the distinct valid proposals', and mostly to other problems."""
+    trainer = make_trainer(warm_tiny[0], proposer="decoy", batch_size=64, n_attempts=4)
+    metrics = trainer.step()
+    played = trainer.played
+    valid = [(item, problem) for item, problem in played.proposals if problem is not None]
+    assert roles(trainer) == {Role.PROPOSER, Role.SOLVER}
+    attempts = Counter(one.problem for one in played.completions if one.role is Role.SOLVER)
+    for item, problem in valid:
+        rate = played.solve_rates[problem]
+        assert attempts[problem] >= 4
+        assert item.reward == (1 - rate if 0 < rate < 1 else 0)
+    distinct = Counter(problem.task for problem in {problem for _, problem in valid})
+    assert len(played.answers) == 3 * 64 * 4 and played.taught == 4 * sum(distinct.values())
+    taught = {item.rollout.problem for item in played.answers[: played.taught]}
+    assert Counter(problem.task for problem in taught) == distinct
+    proposed = {problem for _, problem in valid}
+    assert len(taught & proposed) < len(proposed) / 2
+    untrained = 4 * len(proposed - taught)
+    sampled = 3 * 64 * 4 + untrained
+    assert metrics["answer_frac/untrained"] == pytest.approx(untrained / sampled)
+    assert metrics["answer_frac/taught"] == pytest.approx(played.taught / sampled)
+
+
+def test_nobody_proposes_and_the_buffer_fills_every_batch(warm_tiny):
+    trainer = make_trainer(warm_tiny[0], proposer="none", seed_problems=1000)
+    known = len(trainer.problems)
+    assert known == 32 + 32 + 28  # every problem with primes to 13
+    metrics = trainer.step()
+    assert roles(trainer) == {Role.SOLVER} and len(trainer.scored) == 3 * 8 * 3
+    assert metrics["answer_frac/refill"] == 1 and len(trainer.problems) == known
+
+
+def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
+    """As many distinct problems of each task as the run of 20 steps proposed, drawn anew."""
+    trainer = make_trainer(warm_tiny[0], proposer="yoked", yoked_to=str(half), total_steps=20)
+    lines = (half / "problems.jsonl").read_text().splitlines()
+    for line in lines[:5]:
+        followed = json.loads(line)
+        trainer.step()
+        counts = Counter(problem.task for problem in trainer.played.solve_rates)
+        assert counts == Counter({task: len(followed[task]) for task in TASKS if followed[task]})
+    assert roles(trainer) == {Role.SOLVER}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(total_steps=21), "must have the 21 steps of --total-steps; it has 20"),
+        (dict(max_prime=31), "must be a run with primes 5 to 31"),
+        (dict(yoked_to="nowhere"), "--yoked-to nowhere: must be a run directory"),
+    ],
+)
+def test_a_run_that_cannot_be_followed_is_refused(warm_tiny, half, changes, said):
+    settings = dict(proposer="yoked", yoked_to=str(half), total_steps=20) | changes
+    with pytest.raises(RunDirectoryError, match=said):
+        make_trainer(warm_tiny[0], **settings)
+
+
+def test_the_flag_offers_every_proposer():
+    (field,) = (item for item in fields(AZRArgs) if item.name == "proposer")
+    assert field.metadata["choices"] == tuple(PROPOSERS)
+    for wrong in (dict(proposer="yoked"), dict(yoked_to="runs/first")):
+        with pytest.raises(ArgumentError, match="must go together"):
+            AZRArgs(**wrong)
 
 
 def test_grpo_compares_the_attempts_at_one_problem(warm_tiny):

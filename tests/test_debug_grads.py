@@ -49,7 +49,7 @@ def test_a_cell_alone_has_the_whole_update(warm_tiny, capsys):
     own = [one for one in played.answers if (one.rollout.role, one.rollout.task) == cell]
     trainer.steps = 1
     trainer.guard.step = partial(lambda *_: True)  # the gradient stays where it is
-    trainer.learning_phase(type(played)((), (), {}, tuple(own), ()))
+    trainer.learning_phase(type(played)((), (), {}, tuple(own), 0, ()))
     (table,) = tables(capsys.readouterr().out)
     name = "_".join(cell)
     for other, (norm, share, loss) in table["cells"].items():

@@ -35,7 +35,7 @@ def test_proposal_metrics_belong_to_their_task(task):
     known, new = Problem(task, 2, 4, 7), Problem(task, 3, 4, 11)
     rows = [(scored(Role.PROPOSER, task, 1.0), p) for p in (known, known, new, None)]
     rows += [(scored(Role.PROPOSER, other, 1.0), None) for other in TASKS if other != task]
-    played = Round(tuple(rows), (new,), {known: 0.25, new: 0.75}, (), ())
+    played = Round(tuple(rows), (new,), {known: 0.25, new: 0.75}, (), 0, ())
     metrics = proposal_metrics(played, 5, 13)
     own = {key.split("/")[0]: value for key, value in metrics.items() if key.endswith(task)}
     guess = (1 / 4 + 1 / 4) / 2 if task is TaskType.INDUCTION else (1 / 6 + 1 / 10) / 2

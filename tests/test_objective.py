@@ -156,17 +156,19 @@ def test_shapes_are_checked():
 
 @pytest.mark.parametrize("aggregate", ["sequence", "token"])
 def test_a_weight_is_so_many_equal_rows(aggregate):
-    """Metamorphic: weights 3 and 1 against the first row written three times."""
+    """Metamorphic: weights and counts 3 and 1 against the first row written three times. Weights alone
+    are another matter: diagnostics are means over sampled tokens, whatever they weigh."""
     generator = torch.Generator().manual_seed(0)
     new, old = torch.randn(2, 2, 5, generator=generator)
     mask = torch.tensor([[0, 1, 1, 0, 0], [0, 1, 1, 1, 1]]).bool()
     advantages, times = torch.tensor([1.5, -0.5]), [0, 0, 0, 1]
+    times_three = torch.tensor([3.0, 1.0])
     weighted, extra = compute_azr_objective(
-        new, old, advantages, mask, aggregate=aggregate, weights=torch.tensor([3.0, 1.0])
+        new, old, advantages, mask, aggregate=aggregate, weights=2 * times_three, counts=times_three
     )
     written_out, extra_out = compute_azr_objective(
         new[times], old[times], advantages[times], mask[times], aggregate=aggregate
     )
     assert weighted.item() == pytest.approx(written_out.item(), rel=1e-6)
-    for key in ("approx_kl", "clip_ratio", "ratio_max"):
+    for key in ("approx_kl", "clip_ratio", "ratio_max", "tokens"):
         assert extra[key].item() == pytest.approx(extra_out[key].item(), rel=1e-6)

@@ -67,6 +67,7 @@ def test_collate_by_hand():
     assert batch.old_logprobs.tolist() == [[-0.5, -0.75, 0], [-0.5, 0, 0], [-0.5, -0.75, -1.0], [-0.5, 0, 0]]  # fmt: skip
     assert batch.advantages.tolist() == [1.5, 0.5, -2.0, 1.0]
     assert batch.weights.tolist() == [2.0, 1.0, 1.0, 1.0]
+    assert batch.counts.tolist() == [1.0, 1.0, 1.0, 1.0]
     # 3 * role + task: proposer induction twice, solver abduction, solver deduction
     assert batch.cells.tolist() == [2, 2, 3, 4]
     assert [CELLS[cell] for cell in batch.cells] == [
@@ -116,8 +117,8 @@ def test_rows_and_advantages_must_be_as_many():
 
 
 def test_equal_rows_become_one_that_weighs_as_much():
-    """Two rows of 1 and 2 and a third of another weight are one of 1 + 1 + 4; another response,
-    another prompt or another advantage stays apart."""
+    """Rows of weights 1, 1 and 4 are one that weighs 6 and stands for three; another response, another
+    prompt or another advantage stays apart."""
     one, longer, other = item(2, 2).rollout, item(2, 3).rollout, item(3, 2).rollout
     replay = ReplayBuffer(
         [one, longer, one, other, one, one],
@@ -125,7 +126,7 @@ def test_equal_rows_become_one_that_weighs_as_much():
         [1.0, 2.0, 1.0, 3.0, 4.0, 5.0],
     )
     assert replay.examples == [
-        Example(one, 0.5, 6.0),
+        Example(one, 0.5, 6.0, count=3),
         Example(longer, 0.5, 2.0),
         Example(other, 0.5, 3.0),
         Example(one, -0.5, 5.0),

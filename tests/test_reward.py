@@ -85,15 +85,3 @@ def test_the_control_schemes_pay_form_alone(role, verdict):
         assert compute_r_total(role, verdict, solve_rate, scheme=scheme) == table[role, verdict]
     with pytest.raises(ValueError, match="scheme"):
         compute_r_total(role, verdict, solve_rate, scheme="none")
-
-
-@pytest.mark.parametrize("scheme", ["learnability", "constant", "format"])
-def test_crowding_is_taken_from_valid_proposals_alone(scheme):
-    """Half of the batch is the same problem, at 0.2 for all of it: 0.1 less."""
-    for role, verdict in REWARDS:
-        solve_rate = 0.25 if verdict is VALID else None
-        crowded, alone = (
-            compute_r_total(role, verdict, solve_rate, share, crowding_cost=0.2, scheme=scheme)
-            for share in (0.5, 0.0)
-        )
-        assert alone - crowded == pytest.approx(0.1 if verdict is VALID else 0.0)

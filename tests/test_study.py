@@ -3,15 +3,15 @@
 Oracles: logs and intervals by hand, a rigged verifier, the correct trainer's gradient, real runs.
 """
 
-import json
 import shutil
 from collections import Counter
 from dataclasses import replace
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
 import torch
-from test_cli import command
+from test_cli import command, rows
 from trainers import SMALL, flat_gradient, make_trainer, relative
 
 from compute.reward import compute_r_total
@@ -19,17 +19,23 @@ from custom_types import TASKS, Role, Verdict
 from model.args import AZRArgs, parse_args
 from model.eval.collapse import ClippedAdvantages, Descent, OtherCompletions, UnrelatedRewards
 from model.eval.evaluator import Evaluator
-from model.eval.study import GRIDS, arguments, interval, reached, table
+from model.eval.study import GRIDS, SELF, arguments, conflict, run
+from model.eval.study_results import (
+    StudyRun,
+    arms_table,
+    contrasts_table,
+    controls_table,
+    interval,
+    load_runs,
+    save_runs,
+)
 from model.trainer import AZRTrainer
 
 # ---------------------------------------------------------------- a study
 
 
-def write_run(folder, accuracies):
+def a_run(accuracies, condition="self", seed=0) -> StudyRun:
     """Evaluations every 10 steps of half a second, 3 tasks of 4 problems with 2 attempts each."""
-    folder.mkdir(parents=True)
-    config = {"args": {"batch_size": 4, "n_attempts": 2}}
-    (folder / "config.json").write_text(json.dumps(config))
     rows = []
     for step in range(10 * len(accuracies) - 9):
         row = {"step": step} | ({"step_time": 0.5} if step else {})
@@ -37,15 +43,28 @@ def write_run(folder, accuracies):
             row["eval/accuracy"] = accuracies[step // 10]
         if step:
             row |= {f"valid_frac/{task}": 0.75 for task in TASKS}
+            row |= {
+                "answer_frac/taught": 0.5,
+                "answer_frac/refill": 0.25,
+                "answer_frac/untrained": 0.25,
+            }
         rows.append(row)
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return folder
+    return StudyRun(condition, seed, "abc", {"batch_size": 4, "n_attempts": 2}, rows)
 
 
-def test_what_it_took_to_the_goal_by_hand(tmp_path):
-    run = write_run(tmp_path / "a", [0.1, 0.5, 0.91, 0.89, 0.95])
-    assert reached(run) == (20, 20 * 3 * 4 * 2, 10.0)
-    assert reached(write_run(tmp_path / "b", [0.1, 0.5, 0.89])) is None
+def test_what_it_took_to_the_goal_by_hand():
+    assert a_run([0.1, 0.5, 0.91, 0.89, 0.95]).reached == (20, 20 * 3 * 4 * 2, 10.0)
+    assert a_run([0.1, 0.5, 0.89]).reached is None
+
+
+def test_the_area_by_hand():
+    # Trapezoids of width 10: (0.1 + 0.5) / 2 and (0.5 + 0.9) / 2, over 20 steps: (3 + 7) / 20.
+    assert a_run([0.1, 0.5, 0.9]).area == pytest.approx(0.5)
+
+
+def cells(table: str, name: str) -> list[str]:
+    (line,) = [line for line in table.splitlines() if line.startswith(f"| {name} |")]
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def test_intervals_by_hand():
@@ -54,28 +73,96 @@ def test_intervals_by_hand():
     assert interval([0.5]) == "0.5" and interval([]) == "-"
 
 
-def test_the_table_says_how_many_runs_got_there(tmp_path):
-    runs = [write_run(tmp_path / "a", [0.1, 0.95]), write_run(tmp_path / "b", [0.1, 0.5])]
-    (line,) = [line for line in table({"self": runs}).splitlines() if line.startswith("| self")]
-    cells = [cell.strip() for cell in line.strip("|").split("|")]
-    assert cells == ["self", "2", "0.412 ± 1.4", "1 of 2", "10", "240", "5", "0.75"]
+def test_the_table_says_how_many_runs_got_there():
+    runs = [a_run([0.1, 0.95]), a_run([0.1, 0.5])]
+    # Areas 0.525 and 0.3: mean 0.4125, standard error 0.1125, Student's t with 1 degree 12.706.
+    assert cells(controls_table({"self": runs}), "self") == [
+        "self", "2", "0.412 ± 1.4", "0.412 ± 1.4", "1 of 2", "10", "240", "5", "0.75",
+    ]  # fmt: skip
 
 
-def test_every_condition_of_every_grid_is_a_legal_command_line():
-    seen = set()
+def test_a_run_that_did_not_get_there_is_later_than_all_that_did():
+    """Of 240 answers, 480 and never, the median is 480; of 240, never and never it is never."""
+    sooner, later, never = ([0.1, 0.95, 1.0], [0.1, 0.5, 0.95], [0.1, 0.5, 0.5])
+    table = arms_table({"a": [a_run(own) for own in (never, sooner, later)]})
+    row = cells(table, "a")
+    assert row[4:6] == ["2 of 3", "480"] and row[6:] == ["0.50", "0.25", "0.25"]
+    assert "not reached" in arms_table({"a": [a_run(own) for own in (never, sooner, never)]})
+
+
+def test_contrasts_are_paired_by_seed():
+    """Areas differ by 0.1 on each seed, however the runs are ordered and far apart they are."""
+    ours = [a_run([0.2 + seed / 10, 0.2 + seed / 10], "a", seed) for seed in range(4)]
+    theirs = [a_run([0.1 + seed / 10, 0.1 + seed / 10], "b", seed) for seed in reversed(range(4))]
+    row = cells(contrasts_table({"a": ours, "b": theirs}, [("a", "b")]), "a - b")
+    # The mean of signed differences is as far from 0 for two of 2^4 signs: p = 0.125.
+    assert row[1:] == ["4", "+0.100", "+0.100 to +0.100", "0.125", "0", "0"]
+
+
+def test_logs_survive_their_file(tmp_path):
+    runs = [a_run([0.1, 0.95], "self", 3), a_run([0.1, 0.5], "yoked", 3)]
+    save_runs(runs, tmp_path / "study.jsonl.gz")
+    assert load_runs(tmp_path / "study.jsonl.gz") == runs
+
+
+def test_every_condition_of_every_grid_is_a_legal_command_line(tmp_path):
+    seen = {}
     for grid in GRIDS.values():
-        for panel in grid.values():
-            for name, flags in panel.items():
-                args = parse_args(arguments(flags, 3, ["--total-steps", "7"]))
-                assert args.seed == 3 and (args.total_steps == 7 or "--total-steps" in flags)
-                seen.add((name, args))
-    names = Counter(name for name, _ in seen)
-    assert max(names.values()) == 1  # a condition means one thing wherever it stands
-    assert len({args for _, args in seen}) >= len(seen) - 1  # "31" is "self" by another name
+        for name, flags in grid.conditions.items():
+            further = [*grid.flags, "--eval-every", "7"]
+            argv = arguments(flags, 3, further, tmp_path)
+            args = parse_args(argv, gpu_memory=79.0)  # on a machine with a GPU too
+            assert (args.model, args.seed, args.eval_every) == ("tiny", 3, 7)
+            assert (args.yoked_to == str(tmp_path / "self" / "seed3")) == (SELF in flags)
+            seen.setdefault(name, set()).add(args)
+    # "self" runs shorter among the arms; "31" is "self" by another name.
+    assert {name for name, found in seen.items() if len(found) > 1} == {"self"}
+    assert len(set.union(*seen.values())) == sum(map(len, seen.values())) - 1
+
+
+def test_each_run_is_told_its_model(tmp_path, monkeypatch):
+    """A mock of the process that would train: what counts is what it is told."""
+    told = []
+    monkeypatch.setattr(
+        "model.eval.study.subprocess.run",
+        lambda command, **_: told.append(command) or CompletedProcess(command, 0, "", ""),
+    )
+    run(tmp_path / "self" / "seed0", arguments((), 0, (), tmp_path))
+    assert told[0][told[0].index("--model") + 1] == "tiny"
+
+
+def test_arms_run_with_what_they_follow_first(tmp_path):
+    """Self and yoked, three steps: yoked is taught as many distinct problems a task and step as self
+    proposed. Then the tables come again from the logs alone."""
+    flags = "--max-prime 7 --total-steps 3 --batch-size 8 --n-attempts 2 --eval-every 1 --warm-start-steps 30"
+    study = dict(cwd=tmp_path, script="model/eval/study.py")
+    given = ["--grid", "arms", "--seeds", "2", "--first-seed", "5", "--only", "self", "yoked"]
+    first = command(*given, "--flags", flags, "--output", "arms", **study)
+    assert first.returncode == 0, first.stderr
+    assert cells(first.stdout, "yoked - self")[1] == "2"
+    for seed in (5, 6):
+        pair = [
+            rows(tmp_path / f"arms/{arm}/seed{seed}/problems.jsonl") for arm in ("self", "yoked")
+        ]
+        counts = [
+            [
+                sum(times > 0 or arm for *_, times, _ in row[str(task)])
+                for row in own
+                for task in TASKS
+            ]
+            for arm, own in enumerate(pair)
+        ]
+        assert counts[0] == counts[1] and any(counts[0])
+    again = command("--grid", "arms", "--from", "arms/study.jsonl.gz", "--output", "again", **study)
+    assert again.stdout == first.stdout.partition("| arm")[1] + first.stdout.partition("| arm")[2]
+    alone = command(*given[:-2], "yoked", "--output", "alone", **study)
+    assert alone.returncode == 2 and "must name self too" in alone.stderr
+    other = conflict(tmp_path / "arms/self/seed5", ["--model", "tiny", "--seed", "5"])
+    assert "holds a run with --total-steps 3, not 200" in other
 
 
 def test_a_study_is_resumed_and_refuses_other_settings(tmp_path):
-    given = ["--output", "study", "--seeds", "1", "--only", "self", "uniform"]
+    given = ["--grid", "arms", "--output", "study", "--seeds", "1", "--only", "self", "uniform"]
     flags = "--max-prime 7 --total-steps 2 --batch-size 8 --eval-every 1 --warm-start-steps 5"
     study = dict(cwd=tmp_path, script="model/eval/study.py")
     first = command(*given, "--flags", flags, **study)

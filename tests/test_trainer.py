@@ -57,9 +57,9 @@ def test_a_learning_rate_of_1e_6_moves_weights(warm_tiny):
 
 
 def test_equal_rewards_move_no_weight(warm_tiny, monkeypatch):
-    """Environment, not code under test, is rigged: every rollout earns 0.3."""
+    """Environment, not code under test, is rigged: every rollout earns 0.3 and costs nothing."""
     monkeypatch.setattr("model.trainer.compute_r_total", lambda *args, **kwargs: 0.3)
-    trainer = make_trainer(warm_tiny[0], entropy_coef=0.0)
+    trainer = make_trainer(warm_tiny[0], entropy_coef=0.0, crowding_cost=0.0)
     before = weights(trainer)
     metrics = trainer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
@@ -175,7 +175,7 @@ def brute_reward(row: Rollout):
 class WithoutRefill(AZRTrainer):
     """Answers nothing but the n attempts that measure this step's proposals."""
 
-    def _further_problems(self, valid):
+    def _refill(self, taught):
         return []
 
 
@@ -183,7 +183,7 @@ class WithoutRefill(AZRTrainer):
 def test_a_proposal_is_paid_by_the_solve_rate_of_that_very_problem(
     warm_tiny, extreme_reward, crowding_cost
 ):
-    """Less its cost, times the share of its cell's 32 proposals that are the same problem."""
+    """And costs the share of its cell's 32 proposals that are the same problem, times the flag."""
     trainer = make_trainer(
         warm_tiny[0], WithoutRefill, batch_size=32, n_attempts=4, extreme_reward=extreme_reward,
         crowding_cost=crowding_cost,
@@ -204,8 +204,8 @@ def test_a_proposal_is_paid_by_the_solve_rate_of_that_very_problem(
             assert len(attempts[problem]) == 4
             rates.append(sum(attempts[problem]) / 4)
             learnability = extreme_reward if rates[-1] in (0, 1) else 1 - rates[-1]
-            cost = crowding_cost * copies[problem] / 32
-            assert item.reward == pytest.approx(learnability - cost)
+            assert item.reward == pytest.approx(learnability)
+            assert item.cost == pytest.approx(crowding_cost * copies[problem] / 32)
     assert len(set(rates)) >= 3
 
 
@@ -270,4 +270,5 @@ def test_advantages_stay_with_their_rollouts(warm_tiny):
     trainer.step()
     rewards = torch.tensor([item.reward for item in trainer.scored])
     cells = torch.tensor([item.rollout.cell for item in trainer.scored])
-    assert compute_advantages(rewards, cells).tolist() == trainer.advantages
+    costs = torch.tensor([item.cost for item in trainer.scored])
+    assert compute_advantages(rewards, cells, costs=costs).tolist() == trainer.advantages

@@ -94,7 +94,7 @@ class OtherCompletions(AZRTrainer):
             limit = self.renderer.max_tokens[role]
             rows = [example.rollout for example, _ in own]
             prompts = [Prompt(r.role, r.task, r.problem, "", r.prompt_ids, limit) for r in rows]
-            for (example, old), fresh in zip(own, self._rollout(prompts), strict=True):
+            for (example, old), fresh in zip(own, self._rollout(self.policy, prompts), strict=True):
                 length = len(fresh.response_ids)
                 old = (*old, *[0.0] * length)[:length]
                 others.append(replace(example, rollout=replace(fresh, old_logprobs=old)))

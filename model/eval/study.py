@@ -1,81 +1,116 @@
-"""Grids of runs: what self-play earns against the same trainer with one thing changed, and how cost
-grows with the largest prime.
+"""Grids of runs of `tiny`: what self-play earns against the same trainer with one thing changed, and
+how cost grows with the largest prime.
 
-    python model/eval/study.py --output runs/study --seeds 3
-    python model/eval/study.py --output runs/growth --grid growth
-    python model/eval/study.py --output runs/study --only self uniform
+    python model/eval/study.py --grid arms --first-seed 10 --seeds 10 --output runs/arms
+    python model/eval/study.py --grid controls --output runs/study
+    python model/eval/study.py --grid growth --output runs/growth
+    python model/eval/study.py --grid arms --from diagrams/arms.jsonl.gz --output pictures
 
-Runs `model/train.py` for every condition and seed, as many at a time as there are cores, each on one
-thread. A run that is finished is not run again, so the same command goes on where it was stopped.
-Writes into the output folder `study.md`, a table with means and 95% intervals over seeds (Student's
-t), and `study.png`, accuracy against the solver completions spent.
+Runs `model/train.py --model tiny` for every condition and seed, as many at a time as there are cores,
+each on one thread. A run that is finished is not run again, so the same command goes on where it was
+stopped. Writes into the output folder `study.jsonl.gz`, the logs, `study.md`, tables, and `study.png`,
+accuracy against the answers trained on; `--from` makes the last two again from such logs.
 """
 
 import argparse
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from statistics import fmean
+from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-from scipy import stats
-
-from constants import LAST_EVALUATIONS, ROOT, RUNS_DIR
-from custom_types import TASKS
+from constants import ROOT, RUNS_DIR, TINY_MODEL
 from model.args import ArgumentError, AZRArgs, flag_name, parse_args
+from model.eval.study_results import (
+    StudyRun,
+    arms_table,
+    by_condition,
+    contrasts_table,
+    controls_table,
+    load_runs,
+    save_figure,
+    save_runs,
+)
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
-from utils.tables import markdown_table
 
-# Panel of the figure -> condition -> flags. A condition in two panels is run once.
-CONTROLS = {
-    "who proposes": {
-        "self": (),
-        "uniform": ("--proposer", "uniform"),
-        "frozen": ("--proposer", "frozen"),
-        "self, uniform refill": ("--refill", "uniform"),
-        "uniform, uniform refill": ("--proposer", "uniform", "--refill", "uniform"),
-    },
-    "what is paid": {
-        "self": (),
-        "constant reward": ("--reward", "constant"),
-        "format reward": ("--reward", "format"),
-        "extreme reward -0.5": ("--extreme-reward", "-0.5"),
-        "invalid reward -1": ("--invalid-reward", "-1"),
-    },
-    "how it is learned": {
-        "self": (),
-        "global advantage": ("--advantage", "global"),
-        "grpo advantage": ("--advantage", "grpo"),
-        "proposer weight 1": ("--proposer-weight", "1"),
-        "separate triples": ("--no-share-triples",),
-        "entropy 0.001": ("--entropy-coef", "0.001"),
-    },
+
+class Grid(NamedTuple):
+    """panels: of the figure, each with its conditions and their flags; a condition in two panels is
+    run once. flags: of every run. contrasts: pairs of conditions, compared seed by seed."""
+
+    panels: Mapping[str, Mapping[str, Sequence[str]]]
+    flags: Sequence[str] = ()
+    contrasts: Sequence[tuple[str, str]] = ()
+
+    @property
+    def conditions(self) -> dict[str, Sequence[str]]:
+        return {name: own for panel in self.panels.values() for name, own in panel.items()}
+
+
+SELF = "{self}"  # in a flag: the run directory of the condition `self` with the same seed
+# model/eval/README.md is the protocol of this one.
+ARMS = {
+    "self": (),
+    "untrained": ("--proposer", "untrained"),
+    "snapshot": ("--proposer", "frozen"),
+    "uniform": ("--proposer", "uniform"),
+    "yoked": ("--proposer", "yoked", "--yoked-to", SELF),
+    "decoy": ("--proposer", "decoy"),
+    "no proposer": ("--proposer", "none", "--seed-problems", "1000"),
 }
-GROWTH = {
-    "largest prime": {
-        "13": ("--max-prime", "13"),
-        "23": ("--max-prime", "23"),
-        "31": ("--max-prime", "31"),
-        "61": ("--max-prime", "61", "--total-steps", "600", "--lr-hold", "500"),
-    }
+GRIDS = {
+    "arms": Grid(
+        {"who proposes": ARMS},
+        flags=("--total-steps", "120"),
+        contrasts=(*((arm, "self") for arm in ARMS if arm != "self"), ("yoked", "decoy")),
+    ),
+    "controls": Grid(
+        {
+            "what fills up a batch": {
+                "self": (),
+                "self, uniform refill": ("--refill", "uniform"),
+                "uniform, uniform refill": ("--proposer", "uniform", "--refill", "uniform"),
+            },
+            "what is paid": {
+                "self": (),
+                "constant reward": ("--reward", "constant"),
+                "format reward": ("--reward", "format"),
+                "extreme reward -0.5": ("--extreme-reward", "-0.5"),
+                "invalid reward -1": ("--invalid-reward", "-1"),
+            },
+            "how it is learned": {
+                "self": (),
+                "global advantage": ("--advantage", "global"),
+                "grpo advantage": ("--advantage", "grpo"),
+                "proposer weight 1": ("--proposer-weight", "1"),
+                "separate triples": ("--no-share-triples",),
+                "entropy 0.001": ("--entropy-coef", "0.001"),
+            },
+        }
+    ),
+    "growth": Grid(
+        {
+            "largest prime": {
+                "13": ("--max-prime", "13"),
+                "23": ("--max-prime", "23"),
+                "31": ("--max-prime", "31"),
+                "61": ("--max-prime", "61", "--total-steps", "600", "--lr-hold", "500"),
+            }
+        }
+    ),
 }
-GRIDS = {"controls": CONTROLS, "growth": GROWTH}
-GOAL = 0.9
 
 
-def arguments(flags: Sequence[str], seed: int, further: Sequence[str]) -> list[str]:
-    """The command line of a run; the condition's own flags come last and win."""
-    return ["--seed", str(seed), *further, *flags]
+def arguments(flags: Sequence[str], seed: int, further: Sequence[str], folder: Path) -> list[str]:
+    """The command line of a run of a study in `folder`; the condition's own flags come last and win."""
+    paired = str(folder / "self" / f"seed{seed}")
+    own = [paired if word == SELF else word for word in flags]
+    return ["--model", TINY_MODEL, "--seed", str(seed), *further, *own]
 
 
 def is_finished(run_dir: Path, wanted: AZRArgs) -> bool:
@@ -117,143 +152,102 @@ def run(run_dir: Path, argv: Sequence[str]) -> str | None:
     return result.stderr.strip() if result.returncode else None
 
 
-def curve(run_dir: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Steps, solver completions spent (B n a task and step where attempts are trained on, which a
-    study assumes) and mean greedy accuracy at each evaluation."""
-    args = read_config(run_dir)["args"]
-    per_step = len(TASKS) * args["batch_size"] * args["n_attempts"]
-    points = [
-        (r["step"], r["eval/accuracy"]) for r in read_metrics(run_dir) if "eval/accuracy" in r
-    ]
-    steps, accuracy = np.array(points).T
-    return steps, steps * per_step, accuracy
+def run_all(
+    grid: Grid, names: Sequence[str], seeds: Sequence[int], further: Sequence[str], output: Path
+) -> list[StudyRun]:
+    """Every condition of `names` with every seed. Raises ArgumentError for a folder that holds another
+    run, StudyError where a run failed."""
+    runs = {}
+    for name in names:
+        folder = output / name.replace(", ", "_").replace(" ", "_")
+        for seed in seeds:
+            argv = arguments(grid.conditions[name], seed, [*grid.flags, *further], output)
+            runs[name, seed] = folder / f"seed{seed}", argv
+    conflicts = [reason for one in runs.values() if (reason := conflict(*one))]
+    if conflicts:
+        raise ArgumentError(conflicts[0])
+    followers = {key for key in runs if SELF in grid.conditions[key[0]]}
+    for wave in (runs.keys() - followers, followers):  # those that follow a run come after it
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            jobs = [pool.submit(run, *runs[key]) for key in runs if key in wave]
+            errors = [error for job in jobs if (error := job.result())]
+        if errors:
+            raise StudyError("\n".join(errors))
+    return [StudyRun.read(name, run_dir) for (name, _), (run_dir, _) in runs.items()]
 
 
-def reached(run_dir: Path) -> tuple[float, float, float] | None:
-    """Steps, solver completions and seconds of training to the goal; None where it was not met."""
-    steps, spent, accuracy = curve(run_dir)
-    if not (accuracy >= GOAL).any():
-        return None
-    first = int((accuracy >= GOAL).argmax())
-    rows = read_metrics(run_dir)
-    seconds = sum(row["step_time"] for row in rows if 0 < row["step"] <= steps[first])
-    return steps[first], spent[first], seconds
+class StudyError(Exception):
+    """A run that failed; the message is what it said."""
 
 
-def interval(values: Sequence[float]) -> str:
-    """Mean and the half-width of its 95% interval over seeds; the mean alone for one seed."""
-    if not values:
-        return "-"
-    mean = fmean(values)
-    if len(values) < 2:
-        return f"{mean:.3g}"
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return f"{mean:.3g} ± {half:.2g}"
-
-
-def table(results: Mapping[str, Sequence[Path]]) -> str:
-    """Markdown: final accuracy, what it took to the goal, valid proposals of the last 20 steps."""
-    rows = []
-    for name, run_dirs in results.items():
-        final = [curve(run_dir)[2][-LAST_EVALUATIONS:].mean() for run_dir in run_dirs]
-        took = [values for run_dir in run_dirs if (values := reached(run_dir)) is not None]
-        valid = [
-            row[f"valid_frac/{task}"]
-            for run_dir in run_dirs
-            for row in read_metrics(run_dir)[-20:]
-            for task in TASKS
-            if row.get(f"valid_frac/{task}") is not None
-        ]
-        steps, completions, seconds = (interval([values[k] for values in took]) for k in range(3))
-        rows.append(
-            {
-                "condition": name,
-                "seeds": str(len(run_dirs)),
-                "final accuracy": interval(final),
-                f"reached {GOAL}": f"{len(took)} of {len(run_dirs)}",
-                "steps to it": steps,
-                "solver completions to it": completions,
-                "seconds to it": seconds,
-                "valid proposals": f"{fmean(valid):.2f}" if valid else "-",
-            }
-        )
-    return markdown_table(rows)
-
-
-def figure(panels: Mapping[str, Mapping[str, Sequence[Path]]], path: Path) -> None:
-    """Accuracy against solver completions: the mean over seeds of each condition, and each seed."""
-    image, grid = plt.subplots(
-        len(panels), 1, figsize=(7, 4.2 * len(panels)), dpi=130, layout="constrained",
-        squeeze=False, facecolor="white",
-    )  # fmt: skip
-    for (title, conditions), axes in zip(panels.items(), grid[:, 0], strict=True):
-        for (name, run_dirs), colour in zip(
-            conditions.items(), plt.get_cmap("tab10").colors, strict=False
-        ):
-            curves = [curve(run_dir) for run_dir in run_dirs]
-            spent, accuracy = curves[0][1], np.stack([accuracy for *_, accuracy in curves])
-            for row in accuracy:
-                axes.plot(spent, row, color=colour, linewidth=0.5, alpha=0.5)
-            axes.plot(spent, accuracy.mean(0), color=colour, linewidth=2, label=name)
-        axes.set(title=title, ylabel="greedy accuracy, mean of the tasks", ylim=(0, 1.02))
-        axes.axhline(GOAL, color="#888888", linewidth=1, linestyle=":")
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower right")
-    grid[-1, 0].set_xlabel("solver completions")
-    image.savefig(path)
-    plt.close(image)
+def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
+    """Markdown."""
+    first: Callable = arms_table if grid.contrasts else controls_table
+    known = [pair for pair in grid.contrasts if set(pair) <= set(results)]
+    commits = {run.commit for own in results.values() for run in own}
+    minutes = (
+        sum(r["step_time"] for own in results.values() for o in own for r in o.metrics[1:]) / 60
+    )
+    about = f"Commit {', '.join(sorted(map(str, commits)))}; {minutes:.0f} minutes of steps on one core."
+    return "\n".join([first(results), contrasts_table(results, known), about]) + "\n"
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 where a run failed, 2 for a wrong flag."""
-    names = sorted({name for grid in GRIDS.values() for panel in grid.values() for name in panel})
+    names = sorted({name for grid in GRIDS.values() for name in grid.conditions})
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "--output", type=Path, default=RUNS_DIR / "study", help="folder of the study"
     )
     parser.add_argument("--grid", choices=GRIDS, default="controls")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
+    parser.add_argument("--first-seed", type=int, default=0, choices=range(10_000), metavar="SEED")
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CONDITION")
     parser.add_argument(
         "--flags", default="", help="further flags of train.py for every run, quoted"
     )
+    parser.add_argument(
+        "--from", dest="logs", type=Path, metavar="FILE",
+        help="make table and figure of these logs, study.jsonl.gz of a study, and run nothing",
+    )  # fmt: skip
     given = parser.parse_args(argv)
 
-    def folders(name: str) -> list[Path]:
-        folder = given.output / name.replace(", ", "_").replace(" ", "_")
-        return [folder / f"seed{seed}" for seed in range(given.seeds)]
-
-    panels = {
-        title: {name: folders(name) for name in conditions if name in given.only}
-        for title, conditions in GRIDS[given.grid].items()
-    }
-    panels = {title: conditions for title, conditions in panels.items() if conditions}
-    flags = {name: own for panel in GRIDS[given.grid].values() for name, own in panel.items()}
-    results = {name: paths for panel in panels.values() for name, paths in panel.items()}
-    if not results:
+    grid = GRIDS[given.grid]
+    chosen = [name for name in grid.conditions if name in given.only]
+    if not chosen:
         print("--only: must name a condition of the grid", file=sys.stderr)
         return 2
-    runs = [
-        (path, arguments(flags[name], seed, given.flags.split()))
-        for name, paths in results.items()
-        for seed, path in enumerate(paths)
-    ]
-    try:
-        conflicts = [reason for one in runs if (reason := conflict(*one))]
-    except ArgumentError as error:
-        conflicts = [f"--flags: {error}"]
-    if conflicts:
-        print(conflicts[0], file=sys.stderr)
+    if any(SELF in grid.conditions[name] for name in chosen) and "self" not in chosen:
+        print("--only: must name self too, which yoked follows", file=sys.stderr)
         return 2
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [pool.submit(run, *one) for one in runs]
-        errors = [error for job in jobs if (error := job.result())]
-    if errors:
-        print("\n".join(errors), file=sys.stderr)
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    try:
+        if given.logs is not None:
+            runs = load_runs(given.logs)
+        else:
+            runs = run_all(grid, chosen, seeds, given.flags.split(), given.output)
+    except ArgumentError as error:
+        sentence = str(error)
+        print(sentence if sentence.startswith("--output") else f"--flags: {error}", file=sys.stderr)
+        return 2
+    except StudyError as error:
+        print(error, file=sys.stderr)
         return 1
-    text = table(results)
+    except (OSError, ValueError, TypeError) as error:
+        print(f"--from {given.logs}: must be logs of a study ({error})", file=sys.stderr)
+        return 2
+    found = by_condition(runs)
+    results = {name: found[name] for name in grid.conditions if name in found}
+    given.output.mkdir(parents=True, exist_ok=True)
+    if given.logs is None:
+        save_runs(runs, given.output / "study.jsonl.gz")
+    text = tables(grid, results)
     (given.output / "study.md").write_text(text, encoding="utf-8")
-    figure(panels, given.output / "study.png")
+    panels = {
+        title: {name: results[name] for name in conditions if name in results}
+        for title, conditions in grid.panels.items()
+    }
+    save_figure({title: own for title, own in panels.items() if own}, given.output / "study.png")
     print(text)
     return 0
 

@@ -1,0 +1,243 @@
+"""Finished runs of a study in, its tables and its figure out.
+
+What they are made of is kept in one file, a line a run, so that they can be made again without the run
+directories: condition, seed, commit, arguments, and every row of `metrics.jsonl`.
+"""
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, median
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy import stats
+
+from constants import LAST_EVALUATIONS
+from custom_types import TASKS
+from model.eval.contrasts import bootstrap_interval, holm, paired_contrast
+from utils.run_directory import read_config, read_metrics
+from utils.tables import markdown_table
+
+GOAL = 0.9
+USES = ("taught", "refill", "untrained")  # of an answer, as the metrics name them
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """One run of a study."""
+
+    condition: str
+    seed: int
+    commit: str | None
+    args: Mapping
+    metrics: Sequence[Mapping]
+
+    @classmethod
+    def read(cls, condition: str, run_dir: Path) -> "StudyRun":
+        """Raises RunDirectoryError."""
+        config = read_config(run_dir)
+        args = config["args"]
+        return cls(condition, args["seed"], config.get("git_commit"), args, read_metrics(run_dir))
+
+    @cached_property
+    def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Steps, answers trained on so far (B n a task and step, which a study assumes) and mean greedy
+        accuracy at each evaluation."""
+        points = [(r["step"], r["eval/accuracy"]) for r in self.metrics if "eval/accuracy" in r]
+        steps, accuracy = np.array(points).T
+        return steps, steps * self.answers_a_step, accuracy
+
+    @property
+    def answers_a_step(self) -> int:
+        return len(TASKS) * self.args["batch_size"] * self.args["n_attempts"]
+
+    @property
+    def area(self) -> float:
+        """Under the accuracy curve, by trapezoids, over its length: a mean accuracy, 0 to 1."""
+        steps, _, accuracy = self.curve
+        return float(np.trapezoid(accuracy, steps) / (steps[-1] - steps[0]))
+
+    @property
+    def final(self) -> float:
+        """The mean accuracy of the last evaluations."""
+        return float(self.curve[2][-LAST_EVALUATIONS:].mean())
+
+    @property
+    def reached(self) -> tuple[float, float, float] | None:
+        """Steps, answers trained on and seconds of training to the goal; None where it was not met."""
+        steps, spent, accuracy = self.curve
+        if not (accuracy >= GOAL).any():
+            return None
+        first = int((accuracy >= GOAL).argmax())
+        own = (row["step_time"] for row in self.metrics if 0 < row["step"] <= steps[first])
+        return steps[first], spent[first], sum(own)
+
+    def mean(self, key: str, last: int | None = None) -> float | None:
+        """Of a metric over the steps, or the last of them; None where none has it."""
+        steps = self.metrics[1:] if last is None else self.metrics[1:][-last:]
+        known = [row[key] for row in steps if row.get(key) is not None]
+        return fmean(known) if known else None
+
+
+def save_runs(runs: Iterable[StudyRun], path: Path) -> None:
+    """Write a file that `load_runs` reads: the same runs give the same bytes."""
+    text = "".join(json.dumps(asdict(run), ensure_ascii=False) + "\n" for run in runs)
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def load_runs(path: Path) -> list[StudyRun]:
+    """What `save_runs` wrote. Raises OSError or ValueError."""
+    lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    return [StudyRun(**json.loads(line)) for line in lines]
+
+
+def by_condition(runs: Iterable[StudyRun]) -> dict[str, list[StudyRun]]:
+    """Runs by their condition, those of each by seed."""
+    found: dict[str, list[StudyRun]] = {}
+    for run in runs:
+        found.setdefault(run.condition, []).append(run)
+    return {name: sorted(own, key=lambda run: run.seed) for name, own in found.items()}
+
+
+# ---------------------------------------------------------------- tables
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and the half-width of its 95% interval over seeds; the mean alone for one seed."""
+    if not values:
+        return "-"
+    mean = fmean(values)
+    if len(values) < 2:
+        return f"{mean:.3g}"
+    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
+    return f"{mean:.3g} ± {half:.2g}"
+
+
+def controls_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
+    """Markdown: final accuracy, what it took to the goal, valid proposals of the last 20 steps."""
+    rows = []
+    for name, runs in results.items():
+        took = [run.reached for run in runs if run.reached is not None]
+        valid = [run.mean(f"valid_frac/{task}", last=20) for run in runs for task in TASKS]
+        known = [value for value in valid if value is not None]
+        steps, answers, seconds = (interval([values[k] for values in took]) for k in range(3))
+        rows.append(
+            {
+                "condition": name,
+                "seeds": str(len(runs)),
+                "area under the curve": interval([run.area for run in runs]),
+                "final accuracy": interval([run.final for run in runs]),
+                f"reached {GOAL}": f"{len(took)} of {len(runs)}",
+                "steps to it": steps,
+                "answers to it": answers,
+                "seconds to it": seconds,
+                "valid proposals": f"{fmean(known):.2f}" if known else "-",
+            }
+        )
+    return markdown_table(rows)
+
+
+def arms_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
+    """Markdown: the endpoint of each arm, what it took to the goal where a run that did not get there
+    counts as later than all that did, and what its answers were for."""
+    rows = []
+    for name, runs in results.items():
+        areas = [run.area for run in runs]
+        took = sorted(run.reached[1] if run.reached else float("inf") for run in runs)
+        shares = [[run.mean(f"answer_frac/{use}") for run in runs] for use in USES]
+        rows.append(
+            {
+                "arm": name,
+                "seeds": str(len(runs)),
+                "area under the curve": _with_interval(areas),
+                "final accuracy": f"{fmean(run.final for run in runs):.3f}",
+                f"reached {GOAL}": f"{sum(run.reached is not None for run in runs)} of {len(runs)}",
+                "median answers to it": _answers(median(took)),
+                **{
+                    f"answers {use}": f"{fmean(own):.2f}"
+                    for use, own in zip(USES, shares, strict=True)
+                },
+            }
+        )
+    return markdown_table(rows)
+
+
+def _with_interval(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{fmean(values):.3f}"
+    low, high = bootstrap_interval(values)
+    return f"{fmean(values):.3f} ({low:.3f} to {high:.3f})"
+
+
+def _answers(number: float) -> str:
+    return "not reached" if np.isinf(number) else f"{number:,.0f}"
+
+
+def contrasts_table(
+    results: Mapping[str, Sequence[StudyRun]], contrasts: Sequence[tuple[str, str]]
+) -> str:
+    """Markdown: the endpoint's paired difference of each pair of conditions, over the seeds that both
+    have, with Holm's correction over all of them; and on how many seeds the first was sooner at the
+    goal than the second, and later."""
+    rows, found = [], []
+    for ours, theirs in contrasts:
+        seeds = sorted({run.seed for run in results[ours]} & {run.seed for run in results[theirs]})
+        pairs = [
+            {run.seed: run for run in results[name] if run.seed in seeds} for name in (ours, theirs)
+        ]
+        if len(seeds) < 2:
+            continue
+        found.append(paired_contrast(*([own[seed].area for seed in seeds] for own in pairs)))
+        took = [
+            [own[seed].reached[1] if own[seed].reached else float("inf") for seed in seeds]
+            for own in pairs
+        ]
+        both = list(zip(*took, strict=True))
+        rows.append(
+            {
+                "contrast": f"{ours} - {theirs}",
+                "pairs": str(len(seeds)),
+                "difference in area": f"{found[-1].mean:+.3f}",
+                "95% interval": f"{found[-1].low:+.3f} to {found[-1].high:+.3f}",
+                "p": f"{found[-1].p:.3f}",
+                f"sooner at {GOAL}": str(sum(one < other for one, other in both)),
+                "later": str(sum(one > other for one, other in both)),
+            }
+        )
+    for row, adjusted in zip(rows, holm([one.p for one in found]), strict=True):
+        row["p"] = f"{adjusted:.3f}"
+    return markdown_table(rows) if rows else ""
+
+
+# ---------------------------------------------------------------- figure
+
+
+def save_figure(panels: Mapping[str, Mapping[str, Sequence[StudyRun]]], path: Path) -> None:
+    """Accuracy against answers trained on: the mean over seeds of each condition, and each seed."""
+    image, grid = plt.subplots(
+        len(panels), 1, figsize=(7, 4.2 * len(panels)), dpi=130, layout="constrained",
+        squeeze=False, facecolor="white",
+    )  # fmt: skip
+    for (title, conditions), axes in zip(panels.items(), grid[:, 0], strict=True):
+        for (name, runs), colour in zip(
+            conditions.items(), plt.get_cmap("tab10").colors, strict=False
+        ):
+            spent = runs[0].curve[1]
+            accuracy = np.stack([run.curve[2] for run in runs])
+            for row in accuracy:
+                axes.plot(spent, row, color=colour, linewidth=0.4, alpha=0.4)
+            axes.plot(spent, accuracy.mean(0), color=colour, linewidth=2, label=name)
+        axes.set(title=title, ylabel="greedy accuracy, mean of the tasks", ylim=(0, 1.02))
+        axes.axhline(GOAL, color="#888888", linewidth=1, linestyle=":")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right")
+    grid[-1, 0].set_xlabel("answers trained on")
+    image.savefig(path)
+    plt.close(image)
