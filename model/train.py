@@ -21,6 +21,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
 
+from utils.threads import spare_neighbours
+
+spare_neighbours()  # before torch loads
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed

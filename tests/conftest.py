@@ -3,6 +3,10 @@
 import shutil
 from pathlib import Path
 
+from utils.threads import spare_neighbours
+
+spare_neighbours()  # before torch loads
+
 import pytest
 from run_contents import SMALL, done_here
 from transformers.utils import logging as transformers_logging

@@ -24,7 +24,7 @@ ANY_UTILS = {
     "utils.allocator", "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
     "utils.metrics", "utils.plots", "utils.prefix_tree", "utils.processes", "utils.random_states",
     "utils.recorder", "utils.report", "utils.report_charts", "utils.report_data", "utils.report_page", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
-    "utils.trackers",
+    "utils.threads", "utils.trackers",
 }  # fmt: skip
 NOBODYS = {
     "model.train", "model.eval.baselines", "model.eval.summary", "model.eval.study",
@@ -90,6 +90,7 @@ ROOMS = {
     "utils.resumption": UTILS,
     "utils.run_directory": UTILS,
     "utils.tables": UTILS,
+    "utils.threads": set(),
     "utils.trackers": UTILS,
     "utils.mocks.mock_transformer": UTILS,
 } | dict.fromkeys(

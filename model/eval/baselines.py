@@ -23,6 +23,10 @@ from tempfile import TemporaryFile
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
+from utils.threads import spare_neighbours
+
+spare_neighbours()  # before torch loads
+
 import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging

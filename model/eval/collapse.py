@@ -24,6 +24,10 @@ from statistics import fmean
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
+from utils.threads import spare_neighbours
+
+spare_neighbours()  # before torch loads
+
 import matplotlib
 
 matplotlib.use("Agg")
