@@ -105,7 +105,7 @@ class AZRArgs:
     invalid_reward: float = flag(-0.5, "of a well-formed proposal that has no legal completion")
     extreme_reward: float = flag(0.0, "of a valid proposal solved never or always")
     crowding_cost: float = flag(
-        0.35,
+        1.0,
         "taken from a valid proposal's advantage, times the share of its cell that is the same problem",
         least=0,
     )
