@@ -7,8 +7,9 @@
 Each side is a process of its own, one after the other, with the same model, the same kind of problems,
 8 attempts at each, the same sampling settings, number of completions and of optimizer steps. This
 side is `AZRTrainer`, whose problems the environment draws, so that all it samples are answers. Prints
-medians, with the least and the most, over the steps after the first, and the ratios; then how far
-the gradients are apart that both sides compute of the same completions.
+medians, with the least and the most, over the steps after the first, and the ratios; how long the
+matrix products of this side's step would take at the rate of this machine's best one, which is a floor;
+and how far the gradients are apart that both sides compute of the same completions.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from statistics import fmean, median
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 from trainers import trainer_of
 
 from constants import SMOLLM2_MODEL, TINY_MODEL
@@ -41,6 +44,7 @@ from utils.tables import markdown_table
 
 TRL = "trl==1.16.0"
 WARM_UP = 1  # steps
+RATE_TRIALS = 10
 COMMON = dict(proposer="uniform", n_attempts=8, lr=1e-6, lr_warmup=0, entropy_coef=0.0)
 # Of each work: 768 completions of about 3 tokens, and 48 of up to 48 after prompts of about 80.
 WORKS = {
@@ -72,7 +76,7 @@ def peak_gigabytes() -> float:
 
 
 def own_side(work: str, minibatches: int, steps: int) -> dict:
-    """Seconds and tokens of `steps` steps, and the peak."""
+    """Seconds and tokens of `steps` steps, the peak, and the floor of a step."""
     keep_freed_memory()  # as model/train.py does on a CPU
     policy, args = load(work, minibatches)
     trainer = trainer_of(policy, args)
@@ -89,7 +93,21 @@ def own_side(work: str, minibatches: int, steps: int) -> dict:
             "tokens": sum(len(one.response_ids) for one in sampled),
             "prompt": fmean(len(one.prompt_ids) for one in sampled),
         })  # fmt: skip
-    return {"steps": rows, "peak": peak_gigabytes()}
+    peak = peak_gigabytes()
+    with FlopCounterMode(display=False) as counter:
+        trainer.step()
+    return {"steps": rows, "peak": peak, "floor": counter.get_total_flops() / matrix_rate()}
+
+
+def matrix_rate() -> float:
+    """Floating-point operations a second of a large product of float32 matrices, the best of several."""
+    size, seconds = 2048, []
+    a, b = torch.randn(2, size, size)
+    for _ in range(RATE_TRIALS):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return 2 * size**3 / min(seconds)
 
 
 def trl_side(work: str, minibatches: int, steps: int) -> dict:
@@ -177,6 +195,12 @@ def main(argv: list[str]) -> int:
     results = {name: measured(name, args) for name in names}
     print(table(results), end="")
     for result in results.values():
+        if "floor" in result:
+            seconds = median(one["seconds"] for one in result["steps"])
+            floor = result["floor"]
+            print(
+                f"\nfloor: {floor:.3g} seconds a step; this side takes {seconds / floor:.2f} times that"
+            )
         if "gradient_difference" in result:
             print(f"\nrelative difference of the gradients: {result['gradient_difference']:.1e}")
     if args.output:
