@@ -137,7 +137,10 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     parts = count_parts(args, language)
     longest, shared = max((part.prompt + part.new, part.prompt) for part in parts if part.trained)
     row = row_length(longest, shared, args.microbatch_tokens)
-    rows = standing_rows(model, precision, rank)
+    rows, snapshot = standing_rows(model, precision, rank), product(0)
+    if args.proposer == "frozen":  # its snapshot is the weights once more
+        snapshot = rows["weights"]
+        rows["weights"] = 2 * snapshot
     positions = max(longest, args.microbatch_tokens)
     rows |= update_rows(model, precision, positions, row, rank, args.entropy_floor)
     slices = [rollout_rows(model, precision, part, args.rollout_rows) for part in parts]
@@ -156,7 +159,7 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     rollout, update = seconds(model, parts[:2], slices[:2], args, row)
     sampled = product(proposing.rows, proposing.new) + product(solving.rows, solving.new)
     rows |= {f"peak of the {phase}": peaks[phase] for phase in peaks}
-    checkpoint = product(total, 4) + rows["AdamW moments"]
+    checkpoint = product(total, 4) + rows["AdamW moments"] + snapshot
     rows |= {"disk, download": product(total, 2), "disk, checkpoint": checkpoint}
     # The newest ones, the best, and the one that is being written.
     rows |= {"disk, checkpoints": (args.keep_checkpoints + 2) * checkpoint}

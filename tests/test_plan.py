@@ -105,3 +105,15 @@ def test_a_folder_without_a_language_model_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(PolicyError, match="^--model .*: has no config of a language model"):
         plan.plan(parse_args(["--plan", "--model", str(tmp_path)]))
+
+
+def test_a_snapshot_is_the_weights_once_more():
+    """In memory and in each checkpoint: 4 bytes for each of the 3,085,938,688 parameters."""
+    texts = {
+        proposer: plan.plan(parse_args(["--plan", "--proposer", proposer]))[0]
+        for proposer in ("frozen", "untrained")
+    }
+    weights = "3,085,938,688 x 4"
+    assert f"= 2 x ({weights})" in texts["frozen"] and "2 x (" not in texts["untrained"]
+    checkpoints = {name: text.count(weights) for name, text in texts.items()}
+    assert checkpoints["frozen"] > checkpoints["untrained"]
