@@ -100,3 +100,16 @@ def best_constant(task: TaskType, min_prime: int, max_prime: int) -> float:
         )
     )
     return max(accepted.values()) / len(space)
+
+
+def best_without_p(task: TaskType, min_prime: int, max_prime: int) -> float:
+    """The share of a task's problems that the best table of answers gets right which knows the given
+    residue and not p: what can be had without arithmetic modulo p. NaN for induction, which asks p."""
+    if task is TaskType.INDUCTION:
+        return float("nan")
+    space = all_problems(task, min_prime, max_prime)
+    answers: dict[int, Counter] = {}
+    for problem in space:
+        known = problem.y if task is TaskType.ABDUCTION else problem.x
+        answers.setdefault(known, Counter())[problem.solution] += 1
+    return sum(max(own.values()) for own in answers.values()) / len(space)

@@ -48,10 +48,9 @@ def test_the_tables_by_hand(run):
     assert results["accuracy after"] == "0.20 0.20 0.20" and results["below its peak"] == "0.10"
     assert results["seconds"] == "36"  # 60 steps of 0.5 s and 6 evaluations of 1 s
     assert proposers["valid at step 1"] == "0.25 0.25 0.25"
-    # Uniform drawing: step / 100 interpolated over steps 31..50, mean 0.405.
-    assert proposers["best reward"] == "0.50 0.50 0.50" and proposers["from step"] == "31 31 31"
-    reward, uniform, _ = Run(run).best_reward(TASKS[0])
-    assert (reward, uniform) == (pytest.approx(0.5), pytest.approx(0.405))
+    # 0.5 in 20 of 60 steps; uniform drawing: step / 100 interpolated over steps 1..60, mean 0.305.
+    assert proposers["mean reward"] == "0.17 0.17 0.17"
+    assert Run(run).mean_reward(TASKS[0]) == pytest.approx((1 / 6, 0.305))
     # One distinct problem in 25 steps of 10 problems, 9 of them unsolved at an accuracy of 0.1 (the
     # evaluation of step 60): 1 / 9; the windows that hold two problems have 2 / 7 or 2 / 6.
     assert Run(run).least_distinct(TASKS[0]) == pytest.approx(1 / 9)
@@ -65,6 +64,9 @@ def test_the_intervals_by_hand(run):
     assert abduction["first evaluation"] == "0.00 (0.00 to 0.28)"
     assert abduction["last evaluation"] == "0.10 (0.02 to 0.40)"
     assert abduction["best constant"] == "0.20"
+    # Of y = 1, 2, 3, 4 modulo 5 and 1..6 modulo 7 the inverses 1, 3, 2, 4 and 1, 4, 5, 2, 3, 6: each of
+    # the six y answered by one of its inverses, y = 1 right twice: 7 of 10.
+    assert abduction["best without p"] == "0.70" and whole["best without p"] == "-"
     assert (abduction["malformed answers"], abduction["valid proposals"]) == ("0.010", "1.000")
     assert whole["task"] == "all" and whole["problems"] == "28"  # 10 + 10 + 8
 

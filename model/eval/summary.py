@@ -19,11 +19,11 @@ import numpy as np
 from compute.estimates import wilson_interval
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
-from prime_inversion import all_problems, best_constant
+from prime_inversion import all_problems, best_constant, best_without_p
 from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
 from utils.tables import markdown_table
 
-LAST_STEPS = 20  # and the length of the window in which a proposer earned most
+LAST_STEPS = 20
 FALL_STEPS = 50
 DISTINCT_STEPS = 25
 
@@ -46,21 +46,19 @@ class Run:
         falls = (peaks - smooth)[recent[LAST_EVALUATIONS - 1 :]]
         return falls.max() if len(falls) else None
 
-    def best_reward(self, task: TaskType) -> tuple[float, float, int] | None:
-        """The mean reward of the proposer's best 20 steps in a row, what uniform drawing would have
-        earned in them (evaluations, interpolated), and the first of them."""
+    def mean_reward(self, task: TaskType) -> tuple[float, float] | None:
+        """What the proposer earned on average over the whole run, and what uniform drawing would have
+        earned in the same steps (evaluations, interpolated); None where nothing was proposed."""
         rewards = [row[f"reward/proposer_{task}"] for row in self.steps]
-        if None in rewards or len(rewards) < LAST_STEPS:
+        if None in rewards or not rewards:
             return None
-        windows = np.convolve(rewards, np.ones(LAST_STEPS) / LAST_STEPS, "valid")
-        first = int(windows.argmax()) + 1
         key = f"eval/uniform_reward_{task}"
         known = [row for row in self.evaluated if row.get(key) is not None]
         if not known:
-            return windows.max(), float("nan"), first
+            return fmean(rewards), float("nan")
         steps, values = [row["step"] for row in known], [row[key] for row in known]
-        uniform = np.interp(range(first, first + LAST_STEPS), steps, values).mean()
-        return windows.max(), uniform, first
+        uniform = np.interp([row["step"] for row in self.steps], steps, values)
+        return fmean(rewards), float(uniform.mean())
 
     def least_distinct(self, task: TaskType) -> float | None:
         """Distinct problems proposed in 25 steps in a row, over the problems there are or, where
@@ -95,23 +93,23 @@ def results_row(run: Run) -> dict[str, str]:
 
 
 def proposer_row(run: Run) -> dict[str, str]:
-    """Valid proposals, the best rewards beside those of uniform drawing, and diversity."""
-    best = [run.best_reward(task) for task in TASKS]
-    known = [item for item in best if item is not None]
+    """Valid proposals, mean rewards beside those of uniform drawing, and diversity."""
+    earned = [run.mean_reward(task) for task in TASKS]
+    known = [item for item in earned if item is not None]
     return {
         "seed": str(run.args["seed"]),
         "valid at step 1": _each_task(run.steps[:1], "valid_frac/"),
         "valid at the end": _each_task(run.steps[-LAST_STEPS:], "valid_frac/"),
-        "best reward": " ".join(_text(reward) for reward, _, _ in known) or "-",
-        "uniform drawing then": " ".join(_text(uniform) for _, uniform, _ in known) or "-",
-        "from step": " ".join(str(first) for _, _, first in known) or "-",
+        "mean reward": " ".join(_text(reward) for reward, _ in known) or "-",
+        "uniform drawing": " ".join(_text(uniform) for _, uniform in known) or "-",
         "least distinct": " ".join(_text(run.least_distinct(task)) for task in TASKS),
     }
 
 
 def certainty_rows(run: Run) -> list[dict[str, str]]:
     """By task and for all: the first and the last evaluation with 95% Wilson intervals, the best answer
-    that never changes, and the form of responses over the last tenth of the run."""
+    that never changes, the best table that ignores p, and the form of responses over the last tenth of
+    the run."""
     span = run.args["min_prime"], run.args["max_prime"]
     spaces = {task: all_problems(task, *span) for task in TASKS}
     asked = {task: min(len(own), run.args["eval_problems"]) for task, own in spaces.items()}
@@ -133,6 +131,9 @@ def certainty_rows(run: Run) -> list[dict[str, str]]:
                 "first evaluation": _share(right[0], count),
                 "last evaluation": _share(right[1], count),
                 "best constant": _text(best),
+                "best without p": _text(best_without_p(tasks[0], *span))
+                if len(tasks) == 1
+                else "-",
                 "malformed answers": _mean(tenth, [f"malformed_frac/solver_{t}" for t in tasks]),
                 "valid proposals": _mean(tenth, [f"valid_frac/{t}" for t in tasks]),
             }
