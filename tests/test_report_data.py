@@ -60,6 +60,7 @@ def test_phases_hold_every_step_once():
 
 
 def test_proposals_and_their_solve_rates_by_hand():
+    """Abduction gives y, so 2 * 3 modulo 5 stands at 3, and 3 * 5 modulo 7 at 5."""
     problems = [
         {"step": 1, "abduction": [[2, 3, 5, 3, 0.25], [3, 5, 7, 1, 1.0], [4, 4, 5, 0, 0.5]]},
         {"step": 2, "abduction": [[2, 3, 5, 1, 0.75]]},
@@ -69,9 +70,9 @@ def test_proposals_and_their_solve_rates_by_hand():
     assert [
         (r["phase"], r["x"], r["p"], r["times"], r["share"], r["solve rate"]) for r in rows
     ] == [
-        ("steps 1 to 1", 2, "5", 3, 0.75, 0.25),
-        ("steps 1 to 1", 3, "7", 1, 0.25, 1.0),
-        ("steps 2 to 2", 2, "5", 1, 1.0, 0.75),
+        ("steps 1 to 1", 3, "5", 3, 0.75, 0.25),
+        ("steps 1 to 1", 5, "7", 1, 0.25, 1.0),
+        ("steps 2 to 2", 3, "5", 1, 1.0, 0.75),
     ]
     first = [row for row in solve_rates([run], "abduction") if row["phase"] == "steps 1 to 1"]
     assert [row["share"] for row in first] == [0, 0.75, 0, 0, 0.25]

@@ -77,3 +77,10 @@ def test_the_counts_of_a_phase(run):
     expected = np.zeros((2, 7))
     expected[0, 2] = expected[0, 3] = 8  # two steps of four copies each
     assert (counts == expected).all()
+
+
+def test_a_map_shows_what_is_given_and_not_the_answer():
+    """Proposals with x = 2, y = 4: abduction gives y and asks x, the others give x."""
+    steps = [{"step": 1} | {str(task): [[2, 4, 7, 1, 0.5]] for task in TASKS}]
+    for task, given in zip(TASKS, (4, 2, 2), strict=True):
+        assert np.argwhere(proposal_counts(steps, str(task), (5, 7), 1, 1)).tolist() == [[1, given]]

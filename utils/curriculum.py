@@ -2,7 +2,8 @@
 
 Above, over steps, the mean prime of the valid proposals and how often the solver solves them, beside
 how often it solves problems drawn uniformly. Below, for each task and phase of the run, how often
-each problem (x, p) was proposed; a white cell is a problem that was not.
+each problem was proposed, by p and the number that is given with it: y in abduction, whose answer is x,
+and x elsewhere. A white cell is a problem that was not proposed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from custom_types import TASKS
+from custom_types import TASKS, TaskType
 from prime_inversion import primes_between
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
@@ -29,16 +30,21 @@ def phases(steps: int) -> list[tuple[int, int]]:
     return list(zip([1, *(end + 1 for end in ends)], ends, strict=False))
 
 
+def given_number(task: str, x: int, y: int) -> int:
+    """The number of a problem that is shown and tells it from the others with its p."""
+    return y if task == TaskType.ABDUCTION else x
+
+
 def proposal_counts(
     steps: Sequence[Mapping], task: str, primes: Sequence[int], first: int, last: int
 ) -> np.ndarray:
     """How often each problem was proposed in steps first..last: (primes, largest p) with entry
-    [i, x] for the problem with p = primes[i]."""
+    [i, n] for the problem with p = primes[i] and the given number n."""
     counts = np.zeros((len(primes), max(primes)))
     for row in steps:
         if first <= row["step"] <= last:
-            for x, _, p, proposed, _ in row[task]:
-                counts[primes.index(p), x] += proposed
+            for x, y, p, proposed, _ in row[task]:
+                counts[primes.index(p), given_number(task, x, y)] += proposed
     return counts
 
 
@@ -66,7 +72,7 @@ def curriculum_figure(rows: Sequence[Mapping], steps: Sequence[Mapping], args: M
             axes.set_yticks(range(len(primes)), primes, fontsize=8)
             axes.set_title(f"{task}, steps {first} to {last}", fontsize=9)
     for axes in grid[-1]:
-        axes.set_xlabel("x")
+        axes.set_xlabel("given: x, or y in abduction")
     for axes in grid[:, 0]:
         axes.set_ylabel("p")
     lower.colorbar(image, ax=grid, label="share of the phase's valid proposals", shrink=0.8)

@@ -159,7 +159,8 @@ def _learnability(page: Page) -> None:
 def _proposals(page: Page) -> None:
     page.section(
         "What the proposer proposed",
-        "Below the curves, the problems (x, p), or blocks of them, proposed in each phase: yellow ones are "
+        "Below the curves, the problems by p and the number given with it (y in abduction, x elsewhere), or blocks of them, "
+        "proposed in each phase: yellow ones are "
         "a third of the phase's valid proposals, dark ones a ten-thousandth, empty ones were not proposed.",
     )
     page.row(page.curves(PROPOSALS))
@@ -178,7 +179,7 @@ def _proposals(page: Page) -> None:
 def _solved(page: Page) -> None:
     page.section(
         "What is solved",
-        "Each problem (x, p) of the last evaluation, or block of them: green was answered, orange was not"
+        "Each problem, by p and the number given with it, of the last evaluation, or block of them: green was answered, orange was not"
         + (", shades between by some of the runs." if page.several["several_runs"] else "."),
     )
     for name, own in page.grouped.items():

@@ -161,7 +161,7 @@ def solve_rate_chart(title: str, data: str) -> dict:
 
 
 def proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
-    """How often each cell (x, p) was proposed in a phase."""
+    """How often each cell (given number, p) was proposed in a phase."""
     colour = {
         "field": "share",
         "type": "quantitative",
@@ -183,7 +183,7 @@ def proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
 
 
 def solved_map(title: str, data: str, grid: Grid, single: bool) -> dict:
-    """What share of each cell (x, p) the last evaluation found solved. single: whether a cell is one
+    """What share of each cell (given number, p) the last evaluation found solved. single: whether a cell is one
     problem of one run."""
     colour = {
         "field": "solved",
@@ -204,8 +204,12 @@ def _map(
     shown: Sequence[Mapping],
     grid: Grid,
 ) -> dict:
-    """Cells at (x, p)."""
-    where = {"title": "x" if grid.width == 1 else "x from", "field": "x", "type": "quantitative"}
+    """Cells at (given number, p)."""
+    where = {
+        "title": "given" if grid.width == 1 else "given, from",
+        "field": "x",
+        "type": "quantitative",
+    }
     body = {
         "transform": list(transform),
         "mark": "rect",
@@ -214,7 +218,7 @@ def _map(
                 "field": "from",
                 "type": "quantitative",
                 "scale": {"domain": [0.5, grid.last - 0.5], "nice": False},
-                "axis": _axis("x", tickMinStep=1, grid=False),
+                "axis": _axis("given number", tickMinStep=1, grid=False),
             },
             "x2": {"field": "to"},
             "y": {

@@ -15,7 +15,7 @@ from compute.reward import compute_r_propose
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from model.args import CHANGEABLE, AZRArgs
-from utils.curriculum import phases
+from utils.curriculum import given_number, phases
 from utils.run_directory import read_config, read_if_any, read_metrics, read_problems
 from utils.tables import span_name
 
@@ -130,7 +130,7 @@ def rounded(value: float) -> float:
 
 
 class Grid:
-    """Cells of a map over (x, p): single problems, or where there are many, blocks of them."""
+    """Cells of a map over (given number x, p): single problems, or where there are many, blocks of them."""
 
     def __init__(self, primes: Sequence[int]):
         size = math.ceil(len(primes) / MOST_ROWS)
@@ -158,13 +158,13 @@ def _by_phase(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[Sequen
 
 
 def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
-    """A row for each phase and cell (x, p) proposed in it: how often, its share of the phase's valid
+    """A row for each phase and cell (given number, p) proposed in it: how often, its share of the phase's valid
     proposals, and its mean solve rate."""
     rows = []
     for phase, proposed in _by_phase(runs, task):
         counts: dict[tuple[int, str], list[float]] = defaultdict(list)
-        for x, _, p, times, rate in proposed:
-            counts[grid.cell(x, p)] += [rate] * times
+        for x, y, p, times, rate in proposed:
+            counts[grid.cell(given_number(task, x, y), p)] += [rate] * times
         total = sum(map(len, counts.values()))
         rows += [
             {
@@ -218,19 +218,19 @@ def learnability(run: Run) -> list[dict]:
 
 
 def solved(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
-    """A row for each cell (x, p) of the last evaluations: the share of its problems, and of the runs,
+    """A row for each cell (given number, p) of the last evaluations: the share of its problems, and of the runs,
     that was answered, how many those are, and of a single one since which evaluation in a row."""
     right: dict[tuple[int, str], list[int]] = defaultdict(list)
     since: dict[tuple[int, str], int | str] = {}
     for run in runs:
         for row in run.evaluations:
-            for x, _, p, correct in row[task]:
-                cell = grid.cell(x, p)
+            for x, y, p, correct in row[task]:
+                cell = grid.cell(given_number(task, x, y), p)
                 begun = row["step"] if since.get(cell, "never") == "never" else since[cell]
                 since[cell] = begun if correct else "never"
         for row in run.evaluations[-1:]:
-            for x, _, p, correct in row[task]:
-                right[grid.cell(x, p)].append(correct)
+            for x, y, p, correct in row[task]:
+                right[grid.cell(given_number(task, x, y), p)].append(correct)
     return [
         {
             **grid.place(cell),
