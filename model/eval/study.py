@@ -82,6 +82,7 @@ GRIDS = {
                 "format reward": ("--reward", "format"),
                 "extreme reward -0.5": ("--extreme-reward", "-0.5"),
                 "invalid reward -1": ("--invalid-reward", "-1"),
+                "no crowding cost": ("--crowding-cost", "0"),
             },
             "how it is learned": {
                 "self": (),
