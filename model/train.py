@@ -27,12 +27,14 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
-from model.args import ArgumentError, AZRArgs, parse_args, resumed_args
+from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
 from model.checkpoint import restore, save_policy, training_state
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
 from model.plan import plan
 from model.policy import PolicyError, load_policy
+from model.presets import is_small, language
+from model.probe import require_trainable
 from model.trainer import AZRTrainer
 from model.warm_start import warm_start
 from utils.allocator import keep_freed_memory
@@ -58,7 +60,9 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 
     resumption: what the run goes on with.
     """
-    cuda = torch.cuda.is_available() and args.model != TINY_MODEL
+    checkpoint = resumption and resumption.checkpoint
+    small = is_small(language(str(checkpoint or args.model)))
+    cuda = torch.cuda.is_available() and not small
     if not cuda:
         keep_freed_memory()
     accelerator = Accelerator(
@@ -66,12 +70,16 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         mixed_precision="bf16" if cuda else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    checkpoint = resumption and resumption.checkpoint
+    args = dated(args)
     recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
     try:
         set_seed(args.seed)
         torch.use_deterministic_algorithms(not cuda)
         policy = load_policy(args, checkpoint)
+        renderer = PromptRenderer.for_policy(policy, args)
+        if args.model != TINY_MODEL:
+            policy.model.to(accelerator.device)
+            require_trainable(policy, renderer, args)
         state = load_state(checkpoint) if checkpoint else None
         recorder.start(policy, str(accelerator.device), state)
     except OSError as error:
@@ -81,7 +89,6 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         recorder.discard()
         raise
 
-    renderer = PromptRenderer.for_policy(policy, args)
     if args.warm_starts and state is None:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)

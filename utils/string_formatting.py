@@ -8,6 +8,7 @@ string gives a value or None. Both read the last `\boxed{` of a response, closed
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date, datetime, time
 from functools import lru_cache
 from itertools import cycle
 from string import Template
@@ -99,7 +100,8 @@ class PromptRenderer:
     """Writes prompts in one language for one tokenizer and one range of primes.
 
     Training, evaluation and the warm start all use this. A tokenizer with a chat template gets the
-    text as turns of a conversation; one without gets it as it is.
+    text as turns of a conversation; one without gets it as it is. prompt_date: what the clock of a
+    template shows, YYYY-MM-DD, at midnight; today by default.
     """
 
     def __init__(
@@ -109,11 +111,14 @@ class PromptRenderer:
         min_prime: int,
         max_prime: int,
         max_tokens: Mapping[Role, int],
+        prompt_date: str | None = None,
     ):
         self.prompts = prompts
         self.tokenizer = tokenizer
         self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
         self.max_tokens = dict(max_tokens)
+        day = date.today() if prompt_date is None else date.fromisoformat(prompt_date)
+        self.clock = datetime.combine(day, time())  # stands still: prompts are those of one day
         self.solver = lru_cache(maxsize=8192)(self._solver)  # each problem is attempted many times
         self.encode = lru_cache(maxsize=8192)(self._encode)  # and shown as a reference many times
 
@@ -126,6 +131,7 @@ class PromptRenderer:
             args.min_prime,
             args.max_prime,
             {Role.PROPOSER: args.max_proposal_tokens, Role.SOLVER: args.max_answer_tokens},
+            args.prompt_date,
         )
 
     def _solver(self, problem: Problem) -> Prompt:
@@ -179,6 +185,9 @@ class PromptRenderer:
             for role, turn in zip(cycle(("user", "assistant")), text.split(TURN), strict=False)
         ]
         encoded = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True
+            messages,
+            add_generation_prompt=True,
+            return_dict=True,
+            strftime_now=self.clock.strftime,  # in place of the machine's clock
         )
         return tuple(encoded["input_ids"])
