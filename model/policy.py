@@ -25,10 +25,11 @@ from transformers import (
 
 from constants import SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy
-from model.adapters import add_adapters
+from model.adapters import AdapterError, add_adapters
 from model.args import AZRArgs
 from model.loading import PolicyError, load_whole, vocabulary
 from model.modes import recompute_activations
+from model.origin import origin
 from model.presets import is_small, language, recomputes
 from prompts import CHAT, COMPACT, COMPACT_WORDS, DIALOGUE, PROMPT_SETS
 
@@ -54,8 +55,18 @@ def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
         load_model(policy.model, weights / "model.safetensors")
     if recomputes(policy.prompts.name):
         recompute_activations(policy.model)
-    if args.lora_rank:
-        add_adapters(policy.model, args.lora_rank)
+    return _with_adapters(policy, args.lora_rank) if args.lora_rank else policy
+
+
+def _with_adapters(policy: Policy, rank: int) -> Policy:
+    policy = replace(policy, origin=origin(policy.model, policy.tokenizer))
+    try:
+        add_adapters(policy.model, rank)
+    except AdapterError as error:
+        raise PolicyError(
+            f"--lora-rank {rank}: must be 0 for --model {policy.name}, of whose adapters no checkpoint can "
+            f"be made; {error}"
+        ) from error
     return policy
 
 

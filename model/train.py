@@ -31,6 +31,7 @@ from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
 from model.checkpoint import restore, save_policy, training_state
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
+from model.origin import require_same_origin
 from model.plan import plan
 from model.policy import PolicyError, load_policy
 from model.presets import is_small, language
@@ -81,6 +82,8 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
             policy.model.to(accelerator.device)
             require_trainable(policy, renderer, args)
         state = load_state(checkpoint) if checkpoint else None
+        if state is not None and policy.origin is not None:
+            require_same_origin(args.model, policy.origin, state["origin"])
         recorder.start(policy, str(accelerator.device), state)
     except OSError as error:
         recorder.discard()

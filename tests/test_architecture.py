@@ -19,7 +19,7 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
     "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "compute.estimates", "buffer.base_buff",
     "model.adapters", "model.args", "model.optimizer", "model.policy", "model.presets", "model.warm_start",
     "model.prefill", "model.likelihood", "model.inference", "model.loading", "model.modes",
-    "model.limits", "model.prompt_check", "model.probe",
+    "model.limits", "model.prompt_check", "model.probe", "model.origin",
 }  # fmt: skip
 ANY_UTILS = {
     "utils.allocator", "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
@@ -47,7 +47,8 @@ ROOMS = {
     "compute.estimates": set(),
     "buffer.base_buff": {"custom_types"},
     "model.flags": set(),
-    "model.adapters": set(),
+    "model.adapters": {"model.loading"},
+    "model.origin": {"model.loading"},
     "model.args": {"constants"},
     "model.presets": {"constants"},
     "model.loading": {"constants"},
@@ -121,6 +122,7 @@ ADDITIONS = {
         "model.adapters",  # returns a `Policy`, with adapters
         "model.loading",  # of which it is all there
         "model.modes",
+        "model.origin",  # and what it was before it had adapters
         "model.presets",  # knows by the language what a policy needs
     },
     "model.warm_start": {
