@@ -8,7 +8,7 @@ string gives a value or None. Both read the last `\boxed{` of a response, closed
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime, time
+from datetime import date
 from functools import lru_cache
 from itertools import cycle
 from string import Template
@@ -16,6 +16,7 @@ from string import Template
 from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS, PRIMES
 from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Role, TaskType
 from prompts import ANSWER, EQUATION, TURN
+from utils.template_clock import standing_clock
 
 REMEMBERED_TEXTS = 2048  # responses that are parsed once: short ones repeat
 
@@ -118,7 +119,7 @@ class PromptRenderer:
         self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
         self.max_tokens = dict(max_tokens)
         day = date.today() if prompt_date is None else date.fromisoformat(prompt_date)
-        self.clock = datetime.combine(day, time())  # stands still: prompts are those of one day
+        self.clock = standing_clock(tokenizer.chat_template, day)
         self.solver = lru_cache(maxsize=8192)(self._solver)  # each problem is attempted many times
         self.encode = lru_cache(maxsize=8192)(self._encode)  # and shown as a reference many times
 
@@ -185,9 +186,6 @@ class PromptRenderer:
             for role, turn in zip(cycle(("user", "assistant")), text.split(TURN), strict=False)
         ]
         encoded = self.tokenizer.apply_chat_template(
-            messages,
-            add_generation_prompt=True,
-            return_dict=True,
-            strftime_now=self.clock.strftime,  # in place of the machine's clock
+            messages, add_generation_prompt=True, return_dict=True, **self.clock
         )
         return tuple(encoded["input_ids"])
