@@ -71,7 +71,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         mixed_precision="bf16" if cuda else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    args = dated(args)
+    args = gather([dated(args)])[0]  # of one day in all processes
     recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
     try:
         set_seed(args.seed)
