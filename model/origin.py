@@ -49,15 +49,18 @@ def require_same_origin(name: str, now: Mapping, then: Mapping) -> None:
         revisions = then["revision"], now["revision"]
         moved = f" (revision {revisions[0]}, now {revisions[1]})" if any(revisions) else ""
         raise PolicyError(
-            f"--model {name}: must be what the run began with{moved}, and {' and '.join(changed)} have "
-            f"changed since"
+            f"--model {name}: must be what the run began with{moved}; since then {' and '.join(changed)} "
+            f"changed"
         )
 
 
 def _words(tokenizer) -> object:
     """What decides how a text becomes tokens, in JSON's types."""
     fast = getattr(tokenizer, "backend_tokenizer", None)
-    return fast.to_str() if fast is not None else sorted(tokenizer.get_vocab().items())
+    if fast is None:
+        return sorted(tokenizer.get_vocab().items())
+    settings = json.loads(fast.to_str())
+    return {key: own for key, own in settings.items() if key not in ("padding", "truncation")}
 
 
 def _digest(value) -> str:
