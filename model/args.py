@@ -138,7 +138,7 @@ class AZRArgs:
         least=0,
         most=1,
     )
-    max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0)
+    max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0, most=10**12)
     # the format-only warm start of tiny
     warm_start_steps: int = flag(80, "supervised steps on format alone, tiny only", least=0)
     warm_start_lr: float = flag(3e-3, "learning rate of the warm start", above=0, most=1)
