@@ -242,7 +242,8 @@ class Policy:
     """A causal language model and what it takes to talk to it.
 
     stop_ids: every id that ends a response. pad_id: what fills padded rows (never read).
-    prompts: the prompt language this policy was made for.
+    prompts: the prompt language this policy was made for. origin: of a policy with adapters, what
+    `model/origin.py` says of the frozen weights and the tokenizer.
     """
 
     name: str
@@ -251,3 +252,4 @@ class Policy:
     prompts: PromptSet
     stop_ids: tuple[int, ...]
     pad_id: int
+    origin: dict[str, Any] | None = None

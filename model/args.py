@@ -6,7 +6,8 @@ is refused by one sentence that names the flag, the value and what is allowed.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import date
 
 from constants import (
     CARDS,
@@ -18,8 +19,8 @@ from constants import (
     PRIMES,
     TINY_MODEL,
 )
-from model.flags import ArgumentError, check, flag, flag_name, parse_values
-from model.presets import preset
+from model.flags import ArgumentError, check, flag, flag_name, parse_values, shown
+from model.presets import preset, same_model
 
 NEWEST = "newest"  # --resume without a path
 
@@ -81,6 +82,9 @@ class AZRArgs:
     rollout_rows: int = flag(
         1024, "rows in the model at a time while sampling", least=1, changeable=True
     )
+    prompt_date: str | None = flag(
+        None, "what the clock of a chat template shows, YYYY-MM-DD [the day the run starts]"
+    )
     # controls
     proposer: str = flag(
         "self",
@@ -102,12 +106,17 @@ class AZRArgs:
         choices=("task_relative", "global", "grpo"),
     )
     # rewards
-    invalid_reward: float = flag(-0.5, "of a well-formed proposal that has no legal completion")
-    extreme_reward: float = flag(0.0, "of a valid proposal solved never or always")
+    invalid_reward: float = flag(
+        -0.5, "of a well-formed proposal that has no legal completion", least=-100, most=100
+    )
+    extreme_reward: float = flag(
+        0.0, "of a valid proposal solved never or always", least=-100, most=100
+    )
     crowding_cost: float = flag(
         1.0,
         "taken from a valid proposal's advantage, times the share of its cell that is the same problem",
         least=0,
+        most=100,
     )
     # the update
     lora_rank: int = flag(
@@ -123,7 +132,7 @@ class AZRArgs:
         16384, "positions in the model at a time in the update", least=1, changeable=True
     )
     clip_low: float = flag(0.2, "ratio clip below 1", least=0, most=1)
-    clip_high: float = flag(0.2, "ratio clip above 1", least=0)
+    clip_high: float = flag(0.2, "ratio clip above 1", least=0, most=1000)
     aggregate: str = flag("sequence", "what the objective averages", choices=("sequence", "token"))
     proposer_weight: float = flag(3.0, "what a proposal counts beside an answer", above=0)
     entropy_coef: float = flag(0.1, "weight of the entropy bonus", least=0)
@@ -133,10 +142,10 @@ class AZRArgs:
         least=0,
         most=1,
     )
-    max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0)
+    max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0, most=10**12)
     # the format-only warm start of tiny
     warm_start_steps: int = flag(80, "supervised steps on format alone, tiny only", least=0)
-    warm_start_lr: float = flag(3e-3, "learning rate of the warm start", above=0)
+    warm_start_lr: float = flag(3e-3, "learning rate of the warm start", above=0, most=1)
     warm_start_batch: int = flag(128, "texts in a warm start step", least=1)
     # watching
     eval_every: int = flag(10, "steps between greedy evaluations", least=1)
@@ -176,6 +185,10 @@ class AZRArgs:
             )
         if not self.model.strip():
             raise ArgumentError(f"--model {self.model!r}: must be tiny, a hub id or a local folder")
+        if self.prompt_date is not None and not _is_date(self.prompt_date):
+            raise ArgumentError(
+                f"--prompt-date {shown(self.prompt_date)}: must be a date as YYYY-MM-DD"
+            )
         if self.run_dir is not None and self.run_name is not None:
             raise ArgumentError(f"--run-name {self.run_name}: give it or --run-dir, not both")
         if self.resume == "":
@@ -208,6 +221,18 @@ class AZRArgs:
     def of_the_run(self) -> dict:
         """`as_dict`, without how this process came to go on with the run."""
         return {**asdict(self), "resume": None}
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text  # other forms of ISO 8601 are not one
+    except ValueError:
+        return False
+
+
+def dated(args: AZRArgs) -> AZRArgs:
+    """The arguments of a run that starts today, or of one that started and kept its date."""
+    return replace(args, prompt_date=args.prompt_date or date.today().isoformat())
 
 
 CHANGEABLE = {item.name for item in fields(AZRArgs) if item.metadata["changeable"]}  # on --resume
@@ -246,11 +271,13 @@ def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) 
             f"--resume: {run_dir} is a run of another version of this program; they differ in "
             f"{', '.join(sorted(odd))}"
         )
+    if "model" in given and same_model(given["model"], saved["model"]):
+        del given["model"]  # by another path
     for item in fields(AZRArgs):
         name, was = item.name, saved[item.name]
         if given.get(name, was) != was and name not in CHANGEABLE:
             raise ArgumentError(
-                f"{flag_name(name)} {given[name]}: must be {was}, as in the run that goes on"
+                f"{flag_name(name)} {shown(given[name])}: must be {shown(was)}, as in the run that goes on"
             )
     place = dict(run_dir=run_dir, run_name=None, resume=given["resume"])
     args = AZRArgs(**{**saved, **given, **place})

@@ -8,9 +8,10 @@ from random import Random
 import torch
 
 from custom_types import Policy
-from model.adapters import merged_weights
+from model.adapters import merge_fault, merged_weights
 from model.eval.evaluator import Evaluator
 from model.trainer import AZRTrainer
+from utils.checkpoints import CheckpointError
 from utils.random_states import (
     global_states,
     random_state,
@@ -21,7 +22,7 @@ from utils.random_states import (
 
 def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
     """Counters, buffer, optimizer and every generator, in JSON's types and tensors; of adapters the
-    weights too, which a checkpoint's model has merged."""
+    weights too, which a checkpoint's model has merged, and what they belong to."""
     return {
         "step": trainer.steps,
         "updates": trainer.updates,
@@ -30,6 +31,7 @@ def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
         "problems": trainer.problems.state_dict(),
         "adapters": _adapters(trainer),
         "proposer": trainer.proposer.state_dict(),
+        "origin": trainer.policy.origin,
         "optimizer": trainer.optimizer.state_dict()["state"],
         "generators": {
             name: random_state(rng) for name, rng in _generators(trainer, evaluator).items()
@@ -75,7 +77,11 @@ def _adapters(trainer: AZRTrainer) -> dict[str, torch.nn.Parameter]:
 
 
 def save_policy(policy: Policy, folder: Path, lora_rank: int) -> None:
-    """Weights, adapters merged in, and tokenizer: a folder that transformers' Auto classes load."""
+    """Weights, adapters merged in, and tokenizer: a folder that transformers' Auto classes load. Raises
+    CheckpointError where that would be another model than the one that was trained."""
     weights = merged_weights(policy.model) if lora_rank else None
+    fault = merge_fault(policy.model, weights) if weights else None
+    if fault is not None:
+        raise CheckpointError(f"a checkpoint would not be the model with its adapters: {fault}")
     policy.model.save_pretrained(folder, state_dict=weights)
     policy.tokenizer.save_pretrained(folder)

@@ -6,15 +6,31 @@ value and what is allowed.
 
 import argparse
 import difflib
-import math
 import re
 import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, field
+from unicodedata import category
+
+LIMIT = 10**6  # of every number that has no limit of its own
+LONGEST_SHOWN = 100  # characters of a wrong value
+CONTROLS = {"Cc", "Zl", "Zp"}  # Unicode's categories of what would end a line, among others
 
 
 class ArgumentError(ValueError):
     """A value that is not allowed; the message is one sentence for the user."""
+
+
+def shown(value) -> str:
+    """A value as a sentence names it: printable, and not too long to be read."""
+    text = str(value)
+    text = text if text.isprintable() and _is_unicode(text) else ascii(text)
+    return text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "..."
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text can be written to a file: Python reads the other bytes of a command line too."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def flag(
@@ -29,7 +45,8 @@ def flag(
     changeable=False,
     repeatable=False,
 ):
-    """A field with what its flag may be: an inclusive range, an open lower end, or a choice.
+    """A field with what its flag may be: an inclusive range, an open lower end, or a choice. Numbers
+    without an end of their own go to `LIMIT`, or from minus that.
 
     bare: the value of the flag without one. changeable: whether a run may go on with another value.
     repeatable: whether it may be given several times; its value is a tuple.
@@ -56,16 +73,23 @@ def check(item: Field, value) -> None:
 
 
 def _check_one(item: Field, value) -> None:
-    limits = item.metadata
-    wanted, allowed = _wanted(item), _allowed(item)
+    limits, wanted = item.metadata, _wanted(item)
     ok = type(value) is wanted or (wanted is float and type(value) is int)
-    ok = ok and (wanted is not float or math.isfinite(value))
-    ok = ok and (limits["least"] is None or value >= limits["least"])
-    ok = ok and (limits["most"] is None or value <= limits["most"])
-    ok = ok and (limits["above"] is None or value > limits["above"])
+    if ok and wanted in (int, float):
+        least, most = _range(limits)
+        ok = least <= value <= most and (limits["above"] is None or value > limits["above"])
+    if ok and wanted is str:
+        ok = _is_unicode(value) and not any(category(one) in CONTROLS for one in value)
     ok = ok and (limits["choices"] is None or value in limits["choices"])
     if not ok:
-        raise ArgumentError(f"{_name(item)} {value}: must be {allowed}")
+        raise ArgumentError(f"{_name(item)} {shown(value)}: must be {_allowed(item)}")
+
+
+def _range(limits) -> tuple[float, float]:
+    """The least and the most that a number may be; neither is NaN, which is in no range."""
+    ends = ("least", -LIMIT), ("most", LIMIT)
+    least, most = (end if limits[name] is None else limits[name] for name, end in ends)
+    return least, most
 
 
 def flag_name(name: str) -> str:
@@ -83,26 +107,28 @@ def _wanted(item) -> type:
 
 
 def _allowed(item) -> str:
-    limits, noun = (
-        item.metadata,
-        {int: "an integer", float: "a number", bool: "true or false", str: "text"},
-    )
+    limits, wanted = item.metadata, _wanted(item)
+    noun = {
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        str: "text in UTF-8 without control characters",
+    }[wanted]
     if limits["choices"]:
         return " or ".join(limits["choices"])
-    if limits["above"] is not None and limits["most"] is not None:
-        return f"{noun[_wanted(item)]} above {limits['above']} and at most {limits['most']}"
+    if wanted not in (int, float):
+        return noun
+    least, most = _range(limits)
     if limits["above"] is not None:
-        return f"{noun[_wanted(item)]} above {limits['above']}"
-    if limits["most"] is not None:
-        return f"{noun[_wanted(item)]} from {limits['least']} to {limits['most']}"
-    if limits["least"] is not None:
-        return f"{noun[_wanted(item)]} of at least {limits['least']}"
-    return noun[_wanted(item)]
+        return f"{noun} above {limits['above']} and at most {most}"
+    if limits["most"] is None and limits["least"] is not None:
+        return f"{noun} of at least {least} and at most {most}"
+    return f"{noun} from {least} to {most}"
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise ArgumentError(message.removeprefix("argument "))
+        raise ArgumentError(shown(message.removeprefix("argument ")))
 
 
 def _convert(item, text):
@@ -112,7 +138,7 @@ def _convert(item, text):
     try:
         return text if isinstance(text, bool) else _wanted(item)(text)
     except ValueError:
-        raise ArgumentError(f"{_name(item)} {text}: must be {_allowed(item)}") from None
+        raise ArgumentError(f"{_name(item)} {shown(text)}: must be {_allowed(item)}") from None
 
 
 def _build_parser(chosen: Sequence[Field], **texts: str) -> argparse.ArgumentParser:
@@ -159,6 +185,6 @@ def parse_values(argv: Sequence[str], chosen: Sequence[Field], **texts: str) -> 
     if unknown:
         near = difflib.get_close_matches(unknown[0].split("=")[0], map(_name, chosen), n=1)
         hint = f"did you mean {near[0]}?" if near else "--help lists the flags"
-        raise ArgumentError(f"{unknown[0]}: is not a flag of this program; {hint}")
+        raise ArgumentError(f"{shown(unknown[0])}: is not a flag of this program; {hint}")
     by_name = {item.name: item for item in chosen}
     return {name: _convert(by_name[name], text) for name, text in vars(given).items()}

@@ -35,7 +35,7 @@ class Response:
 
 @contextmanager
 def evaluating(model):
-    """The model in eval mode, and back: in train mode activation checkpointing corrupts the cache."""
+    """The model in eval mode, and back: in train mode dropout would take part."""
     was_training = model.training
     model.eval()
     try:
@@ -83,20 +83,22 @@ def generate(
     """
     shape = (len(prompts), max_new_tokens)
     uniform = torch.rand(shape, generator=generator) if temperature > 0 else torch.zeros(shape)
+    settings = temperature, stop_ids, pad_id, max_rows
+    return gather(generate_rows(model, share(prompts), share(uniform), *settings))
+
+
+@torch.no_grad()
+def generate_rows(
+    model, prompts, uniform: Tensor, temperature: float, stop_ids, pad_id: int, max_rows: int
+) -> list[Response]:
+    """`generate` by this process alone. uniform: (rows, most tokens) in [0, 1), what it draws with."""
     responses: list[Response] = []
-    own_prompts, own_uniform = share(prompts), share(uniform)
     with evaluating(model):
-        for start in range(0, len(own_prompts), max_rows):
+        for start in range(0, len(prompts), max_rows):
             part = slice(start, start + max_rows)
-            responses += _generate_slice(
-                model,
-                own_prompts[part],
-                own_uniform[part].to(model.device),
-                temperature,
-                stop_ids,
-                pad_id,
-            )
-    return gather(responses)
+            drawn = uniform[part].to(model.device)
+            responses += _generate_slice(model, prompts[part], drawn, temperature, stop_ids, pad_id)
+    return responses
 
 
 def _generate_slice(model, prompts, uniform, temperature, stop_ids, pad_id) -> list[Response]:
@@ -261,7 +263,8 @@ def _score_responses(
     ).last_hidden_state
     hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, sources[mask])
     head = model.get_output_embeddings()
-    chunk = max(1, LOGIT_CHUNK_ELEMENTS // model.config.vocab_size)
+    words = getattr(head, "out_features", None) or model.config.vocab_size
+    chunk = max(1, LOGIT_CHUNK_ELEMENTS // words)
     settings = head, temperature, floor
     *others, last = zip(hidden.split(chunk), targets[mask].split(chunk), strict=True)
     parts = [checkpoint(_score, *part, *settings, use_reentrant=False) for part in others]

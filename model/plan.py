@@ -11,9 +11,10 @@ from textwrap import fill
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from constants import CARDS, PLANNED_CARD, SHAPES, SMOLLM2_MODEL, TINY_MODEL
+from constants import CARDS, PLANNED_CARD, SHAPES, TINY_MODEL
 from custom_types import TASKS, Policy, PromptSet
 from model.args import AZRArgs
+from model.loading import PolicyError, require_hub_model
 from model.memory import (
     ADAPTERS,
     AUTOCAST,
@@ -27,7 +28,9 @@ from model.memory import (
     units,
     update_rows,
 )  # fmt: skip
-from model.policy import PolicyError, build_tiny, require_hub_model, tiny_tokenizer
+from model.modes import recompute_activations
+from model.policy import build_tiny, tiny_tokenizer
+from model.presets import is_small, recomputes
 from model.proposers import PROPOSERS
 from prime_inversion import all_problems, primes_between
 from prompts import CHAT, COMPACT, PROMPT_SETS, TURN
@@ -68,8 +71,8 @@ def read_model(args: AZRArgs):
             f"--model {args.model}: has no config of a language model that can be planned for "
             f"({type(error).__name__}); {ADVICE}"
         ) from error
-    if args.model not in (TINY_MODEL, SMOLLM2_MODEL):  # as `load_policy` has it
-        model.activation_checkpointing_enable({"use_reentrant": False})
+    if recomputes(language.name):  # as `load_policy` has it
+        recompute_activations(model)
     return model, language
 
 
@@ -132,7 +135,7 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     usable = (1 - MARGIN) * CARDS[name].memory * GIB
     model, language = read_model(args)
     precision = ADAPTERS if rank and model.is_activation_checkpointing else AUTOCAST
-    if args.model == TINY_MODEL:  # which stays on the CPU
+    if is_small(language.name):  # which stays on the CPU
         precision = FLOAT32
     parts = count_parts(args, language)
     longest, shared = max((part.prompt + part.new, part.prompt) for part in parts if part.trained)

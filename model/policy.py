@@ -12,7 +12,6 @@ from io import StringIO
 from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
 from safetensors.torch import load_model
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import (
@@ -26,16 +25,15 @@ from transformers import (
 
 from constants import SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy
-from model.adapters import add_adapters
+from model.adapters import AdapterError, add_adapters
 from model.args import AZRArgs
+from model.loading import PolicyError, load_whole, vocabulary
+from model.modes import recompute_activations
+from model.origin import origin
+from model.presets import is_small, language, recomputes
 from prompts import CHAT, COMPACT, COMPACT_WORDS, DIALOGUE, PROMPT_SETS
 
-HUB_TIMEOUT = 20  # seconds
 TINY_HIDDEN = 64
-
-
-class PolicyError(Exception):
-    """A policy that cannot be loaded; the message is one sentence for the user."""
 
 
 def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
@@ -55,11 +53,20 @@ def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
         policy = replace(load_pretrained(str(weights)), name=args.model)
     if weights is not None and is_ours:  # its tokenizer as it was made, not as it is read back
         load_model(policy.model, weights / "model.safetensors")
-    if not is_ours:
-        # Keeps 0.3 MB a token of a 3B model for the backward pass where it would be over 4.
-        policy.model.activation_checkpointing_enable({"use_reentrant": False})
-    if args.lora_rank:
-        add_adapters(policy.model, args.lora_rank)
+    if recomputes(policy.prompts.name):
+        recompute_activations(policy.model)
+    return _with_adapters(policy, args.lora_rank) if args.lora_rank else policy
+
+
+def _with_adapters(policy: Policy, rank: int) -> Policy:
+    policy = replace(policy, origin=origin(policy.model, policy.tokenizer))
+    try:
+        add_adapters(policy.model, rank)
+    except AdapterError as error:
+        raise PolicyError(
+            f"--lora-rank {rank}: must be 0 for --model {policy.name}, of whose adapters no checkpoint can "
+            f"be made; {error}"
+        ) from error
     return policy
 
 
@@ -68,7 +75,8 @@ def _named(args: AZRArgs) -> Policy:
         return build_tiny(args.max_prime, args.seed)
     if args.model == SMOLLM2_MODEL:
         return load_smollm2()
-    frozen = args.lora_rank and torch.cuda.is_available()
+    cuda = torch.cuda.is_available() and not is_small(language(args.model))
+    frozen = args.lora_rank and cuda
     policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
     require_words(policy, args.max_prime)
     return policy
@@ -151,60 +159,7 @@ def load_smollm2() -> Policy:
 
 def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> Policy:
     """A model and tokenizer of the hub, its cache or a local folder. Raises PolicyError."""
-    advice = f"use --model {TINY_MODEL}, a local folder, or a hub id that can be reached"
-    if not Path(name).is_dir():
-        require_hub_model(name, advice)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, trust_remote_code=False)
-    except Exception as error:  # of any of the libraries that read a model's files
-        raise PolicyError(
-            f"--model {name}: holds no causal language model with its tokenizer "
-            f"({type(error).__name__}); {advice}"
-        ) from error
-    require_plain_model(name, model)
-    return _policy(name, model, tokenizer)
-
-
-@torch.no_grad()
-def require_plain_model(name: str, model) -> None:
-    """Raise PolicyError for a model that training cannot score: one that does more to its logits than
-    its output layer does, or that does not read a mask of which token sees which, by which responses
-    share a prompt."""
-    ids = torch.arange(4)[None]
-    logits = model(input_ids=ids).logits
-    hidden = model.base_model(input_ids=ids).last_hidden_state
-    if not _alike(model.get_output_embeddings()(hidden), logits):
-        raise PolicyError(f"--model {name}: must be a model whose logits are its output layer's")
-    sees = torch.ones(5, 5, dtype=torch.bool).tril()
-    sees[4, 2:4] = False  # 0 1 2 3, and another 2 after 1
-    branched = model.base_model(
-        input_ids=torch.tensor([[0, 1, 2, 3, 2]]),
-        attention_mask=sees[None, None],
-        position_ids=torch.tensor([[0, 1, 2, 3, 2]]),
-    ).last_hidden_state
-    if not _alike(branched[:, [0, 1, 4, 3]], hidden):
-        raise PolicyError(f"--model {name}: must be a model that reads attention masks by position")
-
-
-def _alike(found: torch.Tensor, wanted: torch.Tensor) -> bool:
-    """Whether two results differ by no more than rounding, summed otherwise in each layer, explains; a
-    mask that is not read moves SmolLM2's hidden states by 0.17 to 0.24 of their norm."""
-    most = 1e-3 if wanted.dtype is torch.float32 else 0.05
-    return bool((found - wanted).float().norm() <= most * wanted.float().norm())
-
-
-def require_hub_model(name: str, advice: str) -> None:
-    """Raise PolicyError unless the model is in the hub's cache or on the hub. Asks once, where
-    loading would retry for a minute."""
-    try:
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
-            HfApi().model_info(name, timeout=HUB_TIMEOUT)
-    except Exception as error:  # of whichever HTTP client the hub library uses
-        raise PolicyError(
-            f"--model {name}: is no local folder and cannot be had from the Hugging Face hub "
-            f"({type(error).__name__}); {advice}"
-        ) from error
+    return _policy(name, *load_whole(name, dtype))
 
 
 def _policy(name: str, model, tokenizer) -> Policy:
@@ -215,7 +170,14 @@ def _policy(name: str, model, tokenizer) -> Policy:
         raise PolicyError(
             f"--model {name}: its tokenizer has no end token, so no response would end"
         )
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(stops)
+    words = vocabulary(model)
+    if not all(0 <= stop < words for stop in stops):
+        raise PolicyError(
+            f"--model {name}: its end tokens must be among the {words} ids that the model can write, and "
+            f"are {', '.join(map(str, sorted(stops)))}"
+        )
+    pad = tokenizer.pad_token_id
+    pad = pad if pad is not None and 0 <= pad < words else min(stops)
     prompts = PROMPT_SETS.get(getattr(model.config, "prompt_set", CHAT.name))
     if prompts is None:
         raise PolicyError(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from utils.prefix_tree import fill_rows, pack
 
@@ -52,6 +52,7 @@ def prefill(
         input_ids=packed.input_ids.to(device),
         attention_mask=packed.attention_mask.to(device),
         position_ids=packed.position_ids.to(device),
+        past_key_values=DynamicCache(),  # a model's own would drop what lies outside a window
         use_cache=True,
     )
     order = [prompts[index] for row in rows for index in row]

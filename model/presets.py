@@ -60,19 +60,44 @@ PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
 
 
 def preset(model: str, gpu_memory: float | None = None) -> dict:
-    """The fields in which a policy differs from the defaults, which are those of `tiny`: by its name,
-    or by what a local folder says of the language it speaks; a chat model's for any other, with
-    adapters where the GPU has too little memory, in GiB."""
-    named = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
-    chosen = PRESETS.get(named.get(model) or _language(model), CHAT_PRESET)
+    """The fields in which a policy differs from the defaults, which are those of `tiny`, by the language
+    it speaks; with adapters where the GPU has too little memory for a chat model, in GiB."""
+    chosen = PRESETS[language(model)]
     small = gpu_memory is not None and gpu_memory < FULL_FINE_TUNING_MEMORY
     return chosen | LORA_PRESET if small and chosen is CHAT_PRESET else chosen
 
 
-def _language(model: str) -> str | None:
-    """The prompt set that a local folder's config names, if it is one of ours."""
+def language(model: str) -> str:
+    """The name of the prompt set that a policy speaks: by its own name, or by what a local folder's
+    config says; a chat model's for any other."""
+    named = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
+    found = named.get(model) or _configured_language(model)
+    return found if found in PRESETS else "chat"
+
+
+def is_small(language: str) -> bool:
+    """Whether a policy of this language is one like `tiny`, whatever it is called: on the CPU, in
+    float32. Only so small a model needs a language of its own."""
+    return language == "compact"
+
+
+def recomputes(language: str) -> bool:
+    """Whether the activations of a policy of this language are too many to keep for the backward pass."""
+    return language == "chat"
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two values of --model mean one policy: the same text, or two paths of one folder."""
+    if one == other:
+        return True
+    named = {TINY_MODEL, SMOLLM2_MODEL} & {one, other}
+    return not named and Path(one).is_dir() and Path(one).resolve() == Path(other).resolve()
+
+
+def _configured_language(model: str) -> str | None:
     try:
         config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return config.get("prompt_set") if isinstance(config, dict) else None
+    found = config.get("prompt_set") if isinstance(config, dict) else None
+    return found if isinstance(found, str) else None

@@ -31,12 +31,15 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
-from model.args import ArgumentError, AZRArgs, parse_args, resumed_args
+from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
 from model.checkpoint import restore, save_policy, training_state
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
+from model.origin import require_same_origin
 from model.plan import plan
 from model.policy import PolicyError, load_policy
+from model.presets import is_small, language
+from model.probe import require_trainable
 from model.trainer import AZRTrainer
 from model.warm_start import warm_start
 from utils.allocator import keep_freed_memory
@@ -62,7 +65,9 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 
     resumption: what the run goes on with.
     """
-    cuda = torch.cuda.is_available() and args.model != TINY_MODEL
+    checkpoint = resumption and resumption.checkpoint
+    small = is_small(language(str(checkpoint or args.model)))
+    cuda = torch.cuda.is_available() and not small
     if not cuda:
         keep_freed_memory()
     accelerator = Accelerator(
@@ -70,13 +75,19 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         mixed_precision="bf16" if cuda else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    checkpoint = resumption and resumption.checkpoint
+    args = gather([dated(args)])[0]  # of one day in all processes
     recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
     try:
         set_seed(args.seed)
         torch.use_deterministic_algorithms(not cuda)
         policy = load_policy(args, checkpoint)
+        renderer = PromptRenderer.for_policy(policy, args)
+        if args.model != TINY_MODEL:
+            policy.model.to(accelerator.device)
+            require_trainable(policy, renderer, args)
         state = load_state(checkpoint) if checkpoint else None
+        if state is not None and policy.origin is not None:
+            require_same_origin(args.model, policy.origin, state["origin"])
         recorder.start(policy, str(accelerator.device), state)
     except OSError as error:
         recorder.discard()
@@ -85,7 +96,6 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         recorder.discard()
         raise
 
-    renderer = PromptRenderer.for_policy(policy, args)
     if args.warm_starts and state is None:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)

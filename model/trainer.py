@@ -187,7 +187,7 @@ class AZRTrainer:
     def learning_phase(self, played: Round) -> dict[str, float]:
         """Turn a round's rollouts into optimizer steps; metrics."""
         args = self.args
-        self.policy.model.train()  # activation checkpointing is off in eval mode
+        self.policy.model.eval()  # dropout would make it another policy than the one that sampled
         grouped = args.advantage == "grpo"
         self.scored = list(played.scored if self.proposer.learns else played.answers)
         rollouts = [item.rollout for item in self.scored]

@@ -18,7 +18,8 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
     *TYPES, "prompts", "prime_inversion", "utils.string_formatting", "utils.validate_by_executing",
     "compute.reward", "compute.advantages", "compute.objective", "compute.schedule", "compute.estimates", "buffer.base_buff",
     "model.adapters", "model.args", "model.optimizer", "model.policy", "model.presets", "model.warm_start",
-    "model.prefill", "model.likelihood", "model.inference", "model.proposers",
+    "model.prefill", "model.likelihood", "model.inference", "model.proposers", "model.loading",
+    "model.modes", "model.limits", "model.prompt_check", "model.probe", "model.origin",
 }  # fmt: skip
 ANY_UTILS = {
     "utils.allocator", "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
@@ -37,7 +38,8 @@ ROOMS = {
     "custom_types": {"constants"},
     "prompts": {"custom_types"},
     "prime_inversion": TYPES,
-    "utils.string_formatting": TYPES | {"prompts"},
+    "utils.string_formatting": TYPES | {"prompts", "utils.template_clock"},
+    "utils.template_clock": set(),
     "utils.validate_by_executing": TYPES | {"prime_inversion"},
     "compute.reward": {"custom_types"},
     "compute.advantages": {"custom_types"},
@@ -46,9 +48,15 @@ ROOMS = {
     "compute.estimates": set(),
     "buffer.base_buff": {"custom_types"},
     "model.flags": set(),
-    "model.adapters": set(),
+    "model.adapters": {"model.loading"},
+    "model.origin": {"model.loading"},
     "model.args": {"constants"},
     "model.presets": {"constants"},
+    "model.loading": {"constants"},
+    "model.modes": set(),
+    "model.limits": METHOD,
+    "model.prompt_check": METHOD,
+    "model.probe": METHOD,
     "model.policy": {"constants", "model.args", "prompts"},
     "model.warm_start": TYPES | {"prime_inversion", "utils.string_formatting", "model.args"},
     "model.prefill": set(),
@@ -114,7 +122,14 @@ ADDITIONS = {
         "utils.processes",  # which split the rows
     },
     "model.args": {"model.flags", "model.presets"},  # the general part, and the defaults
-    "model.policy": {"custom_types", "model.adapters"},  # returns a `Policy`, with adapters
+    "model.policy": {
+        "custom_types",
+        "model.adapters",  # returns a `Policy`, with adapters
+        "model.loading",  # of which it is all there
+        "model.modes",
+        "model.origin",  # and what it was before it had adapters
+        "model.presets",  # knows by the language what a policy needs
+    },
     "model.warm_start": {
         "prompts"
     },  # writes equations of arbitrary numbers, which are no `Problem`

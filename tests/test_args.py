@@ -27,7 +27,7 @@ OTHER_VALUES = {
     "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"),
     "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
     "refill": ("uniform", "uniform"), "resume": ("runs/a", "runs/a"), "card": ("a10-24gb", "a10-24gb"),
-    "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
+    "prompt_date": ("2024-02-29", "2024-02-29"), "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
 }  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 from custom_types import Prompt, Role, TaskType
 from model.args import AZRArgs
 from model.inference import Response, decode, rollout
-from model.policy import PolicyError, load_policy, load_pretrained, require_plain_model
-from utils.string_formatting import parse_solver
+from model.policy import PolicyError, load_policy, load_pretrained
+from model.probe import require_trainable
+from utils.string_formatting import PromptRenderer, parse_solver
 
 
 def test_a_chat_model_takes_the_same_path(tmp_path):
@@ -159,10 +160,10 @@ class CpuAutocast(Accelerator):
 def test_a_model_that_cannot_share_prompts_is_refused(tmp_path):
     """transformers' eager attention adds its mask to the scores, so one of booleans hides nothing."""
     save_model(tmp_path)
-    model = load_pretrained(str(tmp_path)).model
-    require_plain_model("mine", model)
-    model.set_attn_implementation("eager")
-    with pytest.raises(
-        PolicyError, match="--model mine: must be a model that reads attention masks"
-    ):
-        require_plain_model("mine", model)
+    args = AZRArgs(model=str(tmp_path), max_answer_tokens=4)
+    policy = load_policy(args)
+    renderer = PromptRenderer.for_policy(policy, args)
+    require_trainable(policy, renderer, args)
+    policy.model.set_attn_implementation("eager")
+    with pytest.raises(PolicyError, match="must be a model that reads attention masks"):
+        require_trainable(policy, renderer, args)

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def test_plots_and_config_are_there(run):
     plots = {path.name: path.read_bytes()[:8] for path in (run / "plots").iterdir()}
     assert set(plots) == expected and set(plots.values()) == {b"\x89PNG\r\n\x1a\n"}
     config = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    assert config["args"] == {**AZRArgs().as_dict(), **{
+    assert date.fromisoformat(config["args"].pop("prompt_date")) <= date.today()
+    assert {"prompt_date": None, **config["args"]} == {**AZRArgs().as_dict(), **{
         "max_prime": 13, "total_steps": 4, "eval_every": 2, "batch_size": 16, "warm_start_steps": 30, "run_dir": "run",
     }}  # fmt: skip
     assert set(config["versions"]) == {"python", "torch", "transformers", "accelerate"}

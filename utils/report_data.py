@@ -59,9 +59,9 @@ def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
 
 
 def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs that differ in nothing but the seed, by what sets them apart from the others, or by a letter
+    """Runs that differ in nothing but the seed and the day, by what sets them apart from the others, or by a letter
     where that is long."""
-    one_group = CHANGEABLE | {"seed"}
+    one_group = CHANGEABLE | {"seed", "prompt_date"}
     found: dict[tuple, list[Run]] = defaultdict(list)
     for run in runs:
         key = tuple(

@@ -8,6 +8,7 @@ string gives a value or None. Both read the last `\boxed{` of a response, closed
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from functools import lru_cache
 from itertools import cycle
 from string import Template
@@ -15,6 +16,7 @@ from string import Template
 from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS, PRIMES
 from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Role, TaskType
 from prompts import ANSWER, EQUATION, TURN
+from utils.template_clock import standing_clock
 
 REMEMBERED_TEXTS = 2048  # responses that are parsed once: short ones repeat
 
@@ -99,7 +101,8 @@ class PromptRenderer:
     """Writes prompts in one language for one tokenizer and one range of primes.
 
     Training, evaluation and the warm start all use this. A tokenizer with a chat template gets the
-    text as turns of a conversation; one without gets it as it is.
+    text as turns of a conversation; one without gets it as it is. prompt_date: what the clock of a
+    template shows, YYYY-MM-DD, at midnight; today by default.
     """
 
     def __init__(
@@ -109,11 +112,14 @@ class PromptRenderer:
         min_prime: int,
         max_prime: int,
         max_tokens: Mapping[Role, int],
+        prompt_date: str | None = None,
     ):
         self.prompts = prompts
         self.tokenizer = tokenizer
         self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
         self.max_tokens = dict(max_tokens)
+        day = date.today() if prompt_date is None else date.fromisoformat(prompt_date)
+        self.clock = standing_clock(tokenizer.chat_template, day)
         self.solver = lru_cache(maxsize=8192)(self._solver)  # each problem is attempted many times
         self.encode = lru_cache(maxsize=8192)(self._encode)  # and shown as a reference many times
 
@@ -126,6 +132,7 @@ class PromptRenderer:
             args.min_prime,
             args.max_prime,
             {Role.PROPOSER: args.max_proposal_tokens, Role.SOLVER: args.max_answer_tokens},
+            args.prompt_date,
         )
 
     def _solver(self, problem: Problem) -> Prompt:
@@ -179,6 +186,6 @@ class PromptRenderer:
             for role, turn in zip(cycle(("user", "assistant")), text.split(TURN), strict=False)
         ]
         encoded = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True
+            messages, add_generation_prompt=True, return_dict=True, **self.clock
         )
         return tuple(encoded["input_ids"])

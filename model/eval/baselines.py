@@ -31,17 +31,17 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME
-from custom_types import Policy, Problem, TaskType, Verdict
+from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, TINY_MODEL
+from custom_types import Policy, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
 from model.flags import ArgumentError, check, flag, parse_values
 from model.policy import PolicyError, build_tiny, load_policy, load_pretrained, require_words
-from model.presets import preset
+from model.presets import is_small, preset
+from model.probe import require_trainable
 from model.warm_start import warm_start
 from prime_inversion import primes_between
-from prompts import COMPACT
 from utils.checkpoints import load_values
 from utils.plots import save_bars
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config
@@ -145,10 +145,14 @@ def guess(problem: Problem, rng: Random, args: AZRArgs) -> str:
 def policy_scores(
     policy: Policy, args: AZRArgs, asked: Sequence[Problem], temperature: float
 ) -> Scores:
-    """`right` of a policy's answers, one to each of `asked`."""
-    cuda = torch.cuda.is_available() and policy.prompts is not COMPACT  # as in training
+    """`right` of a policy's answers, one to each of `asked`. Raises PolicyError for one from elsewhere
+    that cannot be asked."""
+    cuda = torch.cuda.is_available() and not is_small(policy.prompts.name)  # as in training
     policy.model.to("cuda" if cuda else "cpu")
-    evaluator = Evaluator(policy, PromptRenderer.for_policy(policy, args), args)
+    renderer = PromptRenderer.for_policy(policy, args)
+    if policy.name != TINY_MODEL:
+        require_trainable(policy, renderer, args, roles=(Role.SOLVER,))
+    evaluator = Evaluator(policy, renderer, args)
     with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
         return right(evaluator.verdicts(asked, temperature=temperature))
 

@@ -127,7 +127,7 @@ def conflict(run_dir: Path, argv: Sequence[str]) -> str | None:
     """Why a folder cannot be this run's: it holds something else. None if it can."""
     if not run_dir.exists() or not any(run_dir.iterdir()):
         return None
-    ignored = {"run_dir", "quiet"}
+    ignored = {"run_dir", "quiet", "prompt_date"}
     try:
         found = read_config(run_dir)["args"]
     except (RunDirectoryError, ValueError, KeyError):

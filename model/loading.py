@@ -1,0 +1,140 @@
+"""A hub id or a local folder in, its model and tokenizer out, whole: every tensor of the model comes from
+the files, every tensor of the files is in the model, and all of them can be trained.
+
+transformers itself fills what it does not find with random numbers and drops what has no place.
+"""
+
+from collections.abc import Collection
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from constants import TINY_MODEL
+
+HUB_TIMEOUT = 20  # seconds
+NAMED = 3  # tensors, in a sentence about some of them
+LONGEST_REASON = 160  # characters
+
+
+class PolicyError(Exception):
+    """A policy that cannot be loaded or trained; the message is one sentence for the user."""
+
+
+def in_short(error: Exception) -> str:
+    """An error of a library: its class and the first line of what it says, printable."""
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    said = "".join(letter if letter.isprintable() else " " for letter in first).strip()
+    said = said if len(said) <= LONGEST_REASON else said[:LONGEST_REASON] + "..."
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def load_whole(name: str, dtype: torch.dtype):
+    """Model and tokenizer of the hub, its cache or a local folder. Raises PolicyError."""
+    advice = f"use --model {TINY_MODEL}, a local folder, or a hub id that can be reached"
+    if not Path(name).is_dir():
+        require_hub_model(name, advice)
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        quantized = _quantization(config)
+        if quantized is None:
+            model, report = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # the report names them
+            )
+    except Exception as error:  # of any of the libraries that read a model's files
+        raise PolicyError(
+            f"--model {name}: holds no causal language model with its tokenizer "
+            f"({in_short(error)}); {advice}"
+        ) from error
+    if quantized is not None:
+        raise PolicyError(
+            f"--model {name}: must have weights that can be trained, and its are quantized ({quantized})"
+        )
+    require_all_tensors(name, model, report)
+    require_words_in_model(name, model, tokenizer)
+    return model, tokenizer
+
+
+def _quantization(config) -> str | None:
+    """How the weights are quantized, of a model or of the text model in it; None if they are not."""
+    for one in (config, config.get_text_config(decoder=True)):
+        settings = getattr(one, "quantization_config", None)
+        if settings is not None:
+            settings = settings if isinstance(settings, dict) else vars(settings)
+            return str(settings.get("quant_method", "quantization_config"))
+    return None
+
+
+def require_all_tensors(name: str, model, report: dict) -> None:
+    """Raise PolicyError unless the report of loading `model` says that all tensors met their own, and
+    they are finite floating-point numbers. report: what transformers could not explain by tied
+    weights, by prefixes or by names that it knows to ignore."""
+    kinds = {
+        "missing": report["missing_keys"],
+        "of no use": report["unexpected_keys"],
+        "of another shape": [key if isinstance(key, str) else key[0] for key in report["mismatched_keys"]],
+    }  # fmt: skip
+    found = [f"{_some(keys)} {kind}" for kind, keys in kinds.items() if keys]
+    if found or report["error_msgs"]:
+        raise PolicyError(
+            f"--model {name}: must hold the tensors of a {type(model).__name__}; "
+            f"{'; '.join(found or report['error_msgs'][:1])}"
+        )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise PolicyError(f"--model {name}: must be a whole model, and holds adapters of another")
+    tensors = model.state_dict().items()
+    broken = [key for key, own in tensors if own.is_floating_point() and not own.isfinite().all()]
+    fixed = [key for key, own in model.named_parameters() if not own.is_floating_point()]
+    if broken:
+        raise PolicyError(f"--model {name}: must hold finite numbers; {_some(broken)} not finite")
+    if fixed:
+        raise PolicyError(f"--model {name}: must have weights that can be trained; {_some(fixed)} not of floating point")  # fmt: skip
+
+
+def _some(keys: Collection[str]) -> str:
+    """`5 tensors (a, b, c, ...) are`."""
+    first = ", ".join(sorted(keys)[:NAMED]) + (", ..." if len(keys) > NAMED else "")
+    return f"{len(keys)} tensors ({first}) are" if len(keys) > 1 else f"1 tensor ({first}) is"
+
+
+def vocabulary(model) -> int:
+    """How many token ids a model gives probabilities to."""
+    return model.get_output_embeddings().weight.shape[0]
+
+
+def require_words_in_model(name: str, model, tokenizer) -> None:
+    """Raise PolicyError where the tokenizer has words that the model cannot read. Special tokens, of
+    images say, may lie above: no prompt holds them."""
+    if model.get_output_embeddings() is None or model.get_input_embeddings() is None:
+        raise PolicyError(f"--model {name}: must have an embedding and an output layer")
+    rows = model.get_input_embeddings().weight.shape[0]
+    added = tokenizer.added_tokens_decoder
+    above = [
+        word
+        for word, index in tokenizer.get_vocab().items()
+        if index >= rows and not (index in added and added[index].special)
+    ]
+    if above:
+        raise PolicyError(
+            f"--model {name}: must have a tokenizer of its own vocabulary, {rows} ids, and the "
+            f"tokenizer has {len(above)} words above them"
+        )
+
+
+def require_hub_model(name: str, advice: str) -> None:
+    """Raise PolicyError unless the model is in the hub's cache or on the hub. Asks once, where
+    loading would retry for a minute."""
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=HUB_TIMEOUT)
+    except Exception as error:  # of whichever HTTP client the hub library uses
+        raise PolicyError(
+            f"--model {name}: is no local folder and cannot be had from the Hugging Face hub "
+            f"({type(error).__name__}); {advice}"
+        ) from error
