@@ -95,6 +95,37 @@ def test_every_minibatch_is_compared_with_its_sampler(warm_tiny):
     assert metrics["sampling/ratio_max"] == pytest.approx(math.e, rel=1e-3)
 
 
+class ColderSampler(AZRTrainer):
+    """Samples at another temperature than it scores at."""
+
+    def _rollout(self, policy, prompts):
+        scoring, self.args = self.args, replace(self.args, temperature=0.8)
+        sampled = super()._rollout(policy, prompts)
+        self.args = scoring
+        return sampled
+
+
+class ShiftedScores(AZRTrainer):
+    """Scores each token by the logits of the token before."""
+
+    def _score(self, part):
+        return super()._score(replace(part, sources=(part.sources - 1).clamp(min=0)))
+
+
+@pytest.mark.parametrize("minibatches", [1, 4])
+@pytest.mark.parametrize("wrong", [ColderSampler, ShiftedScores])
+def test_a_sampler_or_scores_that_are_off_would_be_noticed(warm_tiny, wrong, minibatches):
+    """Negative controls of `test_the_ratio_is_one_before_the_first_update`: colder samples are likelier
+    by their sampler, and shifted scores find all of them unlikely. The update's own ratio is 1 in its
+    first minibatch even so."""
+    metrics = make_trainer(warm_tiny[0], wrong, minibatches=minibatches).step()
+    assert abs(math.log(metrics["sampling/ratio_max"])) > 0.1
+    assert metrics["sampling/approx_kl"] > 1e-3
+    assert metrics["sampling/logp_difference_max"] > 0.1
+    if minibatches == 1:
+        assert metrics["ratio_max"] == 1 and metrics["approx_kl"] == 0
+
+
 def test_the_entropy_of_a_step_is_that_of_all_its_minibatches(warm_tiny):
     """The same rows and the same weights, in one piece or in four."""
     one, four = (make_trainer(warm_tiny[0], minibatches=n).step() for n in (1, 4))
@@ -109,7 +140,11 @@ def test_the_bonus_is_the_mean_entropy_by_weight(warm_tiny, weight):
     losses = {}
     for coef in (0.0, 0.1):
         trainer = make_trainer(
-            warm_tiny[0], minibatches=1, aggregate="token", entropy_coef=coef, proposer_weight=weight
+            warm_tiny[0],
+            minibatches=1,
+            aggregate="token",
+            entropy_coef=coef,
+            proposer_weight=weight,
         )
         losses[coef] = (metrics := trainer.step())["loss"]
     total = count = 0.0

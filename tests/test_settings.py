@@ -148,7 +148,5 @@ def test_grpo_normalises_within_the_attempts_at_one_problem(warm_tiny, n_attempt
     for rows in groups.values():
         rewards = [reward for reward, _ in rows]
         for reward, advantage in rows:
-            expected = (
-                (reward - fmean(rewards)) / stdev(rewards) if len(set(rewards)) > 1 else 0.0
-            )
+            expected = (reward - fmean(rewards)) / stdev(rewards) if len(set(rewards)) > 1 else 0.0
             assert advantage == pytest.approx(expected, abs=1e-5)
