@@ -3,8 +3,17 @@
 import pytest
 import torch
 
-from compute.advantages import compute_advantages
-from custom_types import CELLS, Role, TaskType, cell_index
+from compute.advantages import attempt_groups, compute_advantages
+from custom_types import (
+    CELLS,
+    Problem,
+    Role,
+    Rollout,
+    Scored,
+    TaskType,
+    Verdict,
+    cell_index,
+)
 
 
 def test_by_hand():
@@ -120,3 +129,37 @@ def test_grpo_is_by_group_and_by_cell_where_there_is_none():
 def test_modes_and_their_groups_are_checked(options):
     with pytest.raises(ValueError, match="mode"):
         compute_advantages(torch.tensor([0.0, 1.0]), torch.tensor([0, 0]), **options)
+
+
+@pytest.mark.parametrize(
+    ("n_attempts", "groups"),
+    [(1, [-1, 0, 0, 0, 1]), (2, [-1, 0, 0, 0, -1]), (3, [-1, 0, 0, 0, -1]), (4, [-1] * 5)],
+)
+def test_groups_are_problems_with_at_least_n_answers(n_attempts, groups):
+    """2 4 7 has three answers, and a proposal after it as its reference, which is no answer; 3 5 7 has
+    one, which with n = 1 is a group too."""
+    asked, other = Problem(TaskType.DEDUCTION, 2, 4, 7), Problem(TaskType.DEDUCTION, 3, 5, 7)
+    rows = [(Role.PROPOSER, asked), *[(Role.SOLVER, asked)] * 3, (Role.SOLVER, other)]
+    scored = [
+        Scored(Rollout(role, p.task, p, (1,), (2,), (0.0,), "", True), Verdict.CORRECT, 1.0)
+        for role, p in rows
+    ]
+    assert attempt_groups(scored, n_attempts).tolist() == groups
+
+
+def test_a_cost_is_compared_within_its_cell_whatever_rewards_are_compared_within():
+    """Costs 0.2 and 0.4 in cell 0, 0 and 0.6 in cell 3: less their cells' means -0.1, 0.1, -0.3, 0.3, and
+    with the minus sign added to advantages of 0. By group, or over all, they would be others."""
+    rewards, cells = torch.zeros(4), torch.tensor([0, 0, 3, 3])
+    costs, groups = torch.tensor([0.2, 0.4, 0.0, 0.6]), torch.tensor([-1, -1, 0, 1])
+    for options in (dict(), dict(mode="global"), dict(mode="grpo", groups=groups)):
+        found = compute_advantages(rewards, cells, costs=costs, **options)
+        assert found.tolist() == pytest.approx([0.1, -0.1, 0.3, -0.3]), options
+
+
+def test_a_group_is_never_taken_for_a_cell():
+    """Groups 0 to 5 beside rows of cells 0 to 5 that have none: each of them is alone, or in a pair."""
+    rewards = torch.tensor([1.0, 3.0, 5.0, 7.0, 100.0, 104.0])
+    cells, groups = torch.tensor([3, 3, 4, 4, 0, 0]), torch.tensor([0, 0, 3, 3, -1, -1])
+    found = compute_advantages(rewards, cells, mode="grpo", groups=groups).tolist()
+    assert found == pytest.approx([-(0.5**0.5), 0.5**0.5] * 3)

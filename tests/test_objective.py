@@ -172,3 +172,47 @@ def test_a_weight_is_so_many_equal_rows(aggregate):
     assert weighted.item() == pytest.approx(written_out.item(), rel=1e-6)
     for key in ("approx_kl", "clip_ratio", "ratio_max", "tokens"):
         assert extra[key].item() == pytest.approx(extra_out[key].item(), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "removed"),
+    [(1.5, 1, True), (1.5, -1, False), (0.5, -1, True), (0.5, 1, False), (1.1, 1, False), (0.9, -1, False)],
+)  # fmt: skip
+def test_a_token_counts_as_clipped_where_its_gradient_is_removed(ratio, advantage, removed):
+    """And not where it lies outside the clip but is still pulled back, as a good token below it is."""
+    new = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
+    value, extra = compute_azr_objective(
+        new, torch.zeros(1, 1).double(), torch.tensor([advantage]).double(), torch.tensor([[True]])
+    )
+    value.backward()
+    assert extra["clip_ratio"].item() == removed == (new.grad.item() == 0)
+
+
+def test_the_divergence_is_estimated_token_by_token():
+    """One token of ratio 2: 2 - 1 - ln 2 = 0.307. The ratio less 1 alone would be 1, its logarithm alone
+    -0.693, and the divergence of the other direction 1/2 - 1 + ln 2 = 0.193."""
+    zero, mask = torch.zeros(1, 1).double(), torch.tensor([[True]])
+    _, extra = compute_azr_objective(zero + math.log(2), zero, torch.ones(1).double(), mask)
+    assert extra["approx_kl"].item() == pytest.approx(1 - math.log(2))
+
+
+def test_diagnostics_are_of_response_tokens_by_their_counts():
+    """A response of 1 token that was sampled three times and one of 2, of ratios 1/2 and 1/4, 1: in a
+    denominator and with weights of another scale. Outside the mask both are equally likely, which is
+    nobody's ratio: where every response token is half as likely the largest is 1/2."""
+    ratios = torch.tensor([[0.5, 1.0], [0.25, 1.0]], dtype=torch.float64)
+    mask, counts = torch.tensor([[True, False], [True, True]]), torch.tensor([3.0, 1.0]).double()
+    settings = dict(denominator=0.01, weights=torch.tensor([0.1, 7.0]).double(), counts=counts)
+    old, advantages = torch.zeros(2, 2).double(), torch.tensor([-1.0, -1.0]).double()
+    for aggregate in ("sequence", "token"):
+        _, extra = compute_azr_objective(
+            ratios.log(), old, advantages, mask, aggregate=aggregate, **settings
+        )
+        assert extra["tokens"].item() == 3 * 1 + 1 * 2
+        kl = 3 * (-0.5 + math.log(2)) + (-0.75 + math.log(4)) + 0
+        assert extra["approx_kl"].item() == pytest.approx(kl / 5)
+        assert extra["clip_ratio"].item() == pytest.approx((3 + 1) / 5)
+        assert extra["ratio_max"].item() == 1
+    halves = torch.full_like(ratios, math.log(0.5))
+    _, extra = compute_azr_objective(halves, old, advantages, mask, **settings)
+    assert extra["ratio_max"].item() == 0.5

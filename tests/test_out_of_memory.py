@@ -26,7 +26,7 @@ def limited(tmp_path, *flags: str) -> subprocess.CompletedProcess:
             "--eval-every", "2", "--max-prime", "61", *flags]  # fmt: skip
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, str(ROOT), *argv],
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+        cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
 
 

@@ -24,9 +24,7 @@ def trained(folder: Path, processes: int, steps: int, **changes: int) -> list[di
     flags = [f"{name}={value}" for name, value in changes.items()]
     program = [str(ROOT / "tests" / "one_of_several.py"), str(folder), str(steps), *flags]
     launcher = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
-    result = subprocess.run(
-        [*launcher, *program], env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
+    result = subprocess.run([*launcher, *program], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
 
@@ -91,9 +89,8 @@ def start(tmp_path: Path, *launcher: str) -> subprocess.Popen:
         ],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    deadline = time.monotonic() + 120
     while len(logged(tmp_path)) < 4:
-        assert time.monotonic() < deadline and process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate()[0]
         time.sleep(0.1)
     return process
 
@@ -133,7 +130,7 @@ def assert_whole(tmp_path: Path) -> None:
 def test_a_stop_signal_ends_a_run_after_its_step(tmp_path, number):
     process = start(tmp_path, sys.executable)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate()
     assert process.returncode == 128 + number, output
     assert_whole(tmp_path)
 
@@ -143,7 +140,7 @@ def test_the_second_signal_ends_a_run_at_once(tmp_path):
     process = start(tmp_path, sys.executable)
     for number in (signal.SIGSTOP, signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
         process.send_signal(number)
-    process.communicate(timeout=60)
+    process.communicate()
     assert process.returncode == -signal.SIGTERM
 
 
@@ -155,7 +152,7 @@ def test_a_stop_signal_to_one_process_reaches_both(tmp_path, rank):
     workers = children(launcher.pid)
     assert sorted(workers) == [0, 1]
     os.kill(workers[rank], signal.SIGTERM)
-    output, _ = launcher.communicate(timeout=120)
+    output, _ = launcher.communicate()
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers.values())
     assert f"exitcode  : {128 + signal.SIGTERM}" in output
     assert_whole(tmp_path)

@@ -203,3 +203,22 @@ def test_the_whole_is_counted_in_responses_or_in_their_tokens():
     assert (response_count(heavy, "sequence"), response_count(heavy, "token")) == (3.5, 6 + 3)
     masked = sum(int(collate(part, 0).response_mask.sum()) for part in microbatches(items, 12))
     assert masked == response_count(items, "token")
+
+
+def test_responses_to_one_prompt_are_shuffled():
+    """Of 6 responses each is first in 1 of 6 draws: chi-square of 5 degrees of freedom exceeds 20.5 once
+    in a thousand seeds. And so in each minibatch is a prompt's share of responses, where it is cut."""
+    replay, rng = replay_of([item(2, 1 + k, advantage=float(k)) for k in range(6)]), Random(0)
+    orders = [
+        [one.advantage for part in replay.minibatches(2, rng) for one in part] for _ in range(1200)
+    ]
+    for place in (0, 3):
+        counts = Counter(order[place] for order in orders)
+        assert chi_square(counts, list(map(float, range(6))), 1200, 1) < 20.5
+
+
+def test_collate_keeps_weights_and_counts_apart():
+    """An example that stands for four rollouts which together weigh 2, and one for one that weighs 3."""
+    row = item(2, 2).rollout
+    batch = collate([[Example(row, 1.0, 2.0, count=4)], [Example(row, 1.0, 3.0)]], pad_id=0)
+    assert batch.weights.tolist() == [2.0, 3.0] and batch.counts.tolist() == [4.0, 1.0]

@@ -24,12 +24,14 @@ from utils.mocks.mock_transformer import MockConfig, MockTransformer
 from utils.validate_by_executing import judge_proposer
 
 
-def test_the_ratio_is_one_before_the_first_update(warm_tiny):
-    """One minibatch a step: every token is scored by the weights that sampled it."""
-    metrics = make_trainer(warm_tiny[0], minibatches=1).step()
-    assert metrics["ratio_max"] == pytest.approx(1, abs=1e-5)
-    assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
-    assert metrics["clip_ratio"] == 0
+@pytest.mark.parametrize("minibatches", [1, 4])
+def test_the_ratio_is_one_before_the_first_update(warm_tiny, minibatches):
+    """Every token is scored by the weights that sampled it: of all rows of a step, the training forward's
+    probability is the sampler's own. What an update starts from, its own forward, says nothing of
+    that. `tests/test_minibatches.py` has the negative controls."""
+    metrics = make_trainer(warm_tiny[0], minibatches=minibatches).step()
+    assert metrics["sampling/ratio_max"] == pytest.approx(1, abs=1e-4)
+    assert metrics["sampling/approx_kl"] == pytest.approx(0, abs=1e-9)
     assert metrics["sampling/logp_difference_max"] < 1e-4
 
 
@@ -56,14 +58,24 @@ def test_a_learning_rate_of_1e_6_moves_weights(warm_tiny):
     assert changed > 0.8 * sum(weight.numel() for weight in before)
 
 
-def test_equal_rewards_move_no_weight(warm_tiny, monkeypatch):
+def test_equal_rewards_move_no_weight(warm_tiny):
     """Environment, not code under test, is rigged: every rollout earns 0.3 and costs nothing."""
-    monkeypatch.setattr("model.trainer.compute_r_total", lambda *args, **kwargs: 0.3)
+    trainer = make_trainer(warm_tiny[0], entropy_coef=0.0, crowding_cost=0.0)
+    trainer.reward = lambda role, verdict, solve_rate: 0.3
+    before = weights(trainer)
+    metrics = trainer.step()
+    assert {item.reward for item in trainer.scored} == {0.3}
+    assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
+    assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm"] == 0
+
+
+def test_unequal_rewards_move_weights(warm_tiny):
+    """Negative control of the test above: the rewards that the rig takes the place of."""
     trainer = make_trainer(warm_tiny[0], entropy_coef=0.0, crowding_cost=0.0)
     before = weights(trainer)
     metrics = trainer.step()
-    assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
-    assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm"] == 0
+    assert len({item.reward for item in trainer.scored}) > 1 and metrics["grad_norm"] > 0
+    assert not any(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
 
 
 class RiggedTokenizer:
@@ -91,17 +103,16 @@ def test_an_answer_that_is_always_rewarded_becomes_likely(monkeypatch):
         return (Verdict.CORRECT if rollout.response_ids[0] == 4 else Verdict.WRONG), None
 
     monkeypatch.setattr("utils.validate_by_executing.judge_rollout", rigged)
-    monkeypatch.setattr(
-        "model.trainer.compute_r_total",
-        lambda role, verdict, *a, **k: float(verdict is Verdict.CORRECT),
-    )
     trainer = make_trainer(
         policy, lr=0.05, lr_warmup=0, entropy_coef=0.0, max_proposal_tokens=2, max_answer_tokens=2
     )
+    trainer.reward = lambda role, verdict, solve_rate: float(verdict is Verdict.CORRECT)
     probability = [trainer.policy.model.table[2].softmax(-1)[4].item()]
     for _ in range(5):
         trainer.step()
         probability.append(trainer.policy.model.table[2].softmax(-1)[4].item())
+    for item in trainer.scored:
+        assert item.reward == (item.rollout.response_ids[0] == 4)
     assert probability[0] == pytest.approx(1 / 6)
     assert probability == sorted(probability) and probability[-1] > 0.5
 

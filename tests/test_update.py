@@ -15,17 +15,21 @@ from compute.schedule import learning_rate
 from custom_types import TASKS, Example, Problem, Role, TaskType, Verdict
 
 
-def entropy_after(policy, coef: float, monkeypatch) -> float:
-    """Mean proposer and solver entropy in the second step, when all rewards of the first are equal."""
-    monkeypatch.setattr("model.trainer.compute_r_total", lambda *args, **kwargs: 0.0)
-    trainer = make_trainer(policy, entropy_coef=coef, lr_warmup=0)
-    trainer.step()
+def entropy_after(policy, coef: float) -> float:
+    """Mean proposer and solver entropy in the second step, when the first had nothing but the bonus to
+    climb: all rewards are equal, and nothing costs."""
+    trainer = make_trainer(policy, entropy_coef=coef, lr_warmup=0, crowding_cost=0.0)
+    trainer.reward = lambda role, verdict, solve_rate: 0.0
+    first = trainer.step()
+    assert {item.reward for item in trainer.scored} == {0.0} == set(trainer.advantages)
     metrics = trainer.step()
-    return metrics["entropy/solver"] + metrics["entropy/proposer"]
+    entropy = metrics["entropy/solver"] + metrics["entropy/proposer"]
+    assert (first["grad_norm"] > 0) == (coef > 0)
+    return entropy
 
 
-def test_the_entropy_bonus_raises_entropy(warm_tiny, monkeypatch):
-    with_bonus, without = (entropy_after(warm_tiny[0], coef, monkeypatch) for coef in (0.1, 0.0))
+def test_the_entropy_bonus_raises_entropy(warm_tiny):
+    with_bonus, without = (entropy_after(warm_tiny[0], coef) for coef in (0.1, 0.0))
     assert with_bonus > without + 0.05
 
 

@@ -1,6 +1,5 @@
 """The verifier. Oracles: brute force from the written rules, and totality on hostile text."""
 
-import time
 from random import Random
 
 import pytest
@@ -190,24 +189,21 @@ HOSTILE = {  # each text with the verdicts of the solver on `2 * y ≡ 1 (mod 7)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_gets_its_verdict_in_linear_time(name):
+def test_hostile_text_gets_its_verdict(name):
+    """That it gets it after reading the text once is shown in `tests/test_patterns.py`: a pattern that
+    goes back would be at some of these for minutes."""
     text, expected = HOSTILE[name]
-    started = time.process_time()
     verdicts = judge_everything(text)
-    # Six verdicts; each takes milliseconds. A pattern that backtracks takes minutes on these.
-    assert time.process_time() - started < 1
     assert verdicts[2] is judge_solver(text, Problem(DEDUCTION, 2, 4, 7), *SPAN) is expected
     assert not {INVALID, VALID} & set(verdicts)  # and none of them is a proposal
 
 
 @pytest.mark.parametrize("gap", [" ", "\n", "\t "])
-def test_a_proposal_with_long_gaps_is_judged_in_linear_time(gap):
+def test_a_proposal_with_long_gaps_is_judged(gap):
     wide = gap * 4_000
-    started = time.process_time()
     for end, expected in ((")", VALID), ("!", MALFORMED)):
         text = box(wide.join(["", "2", "*", "y", "≡", "1", "(", "mod", "7", end, ""]))
         assert judge_proposer(text, DEDUCTION, *SPAN)[0] is expected
-    assert time.process_time() - started < 1
 
 
 def test_huge_but_readable_numbers_are_judged_not_refused():

@@ -113,7 +113,7 @@ class SamplingMetrics:
         mask = batch.response_mask
         log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0).double()
         self._difference = max(self._difference, log_ratio.abs().max().item())
-        self._ratio = max(self._ratio, log_ratio.max().exp().item())
+        self._ratio = max(self._ratio, torch.where(mask, log_ratio.exp(), 0.0).max().item())
         self._kl += ((log_ratio.expm1() - log_ratio).sum(1) @ batch.counts.double()).item()
         entropies = (entropy.sum(1) * batch.counts).tolist()
         tokens = (mask.sum(1) * batch.counts).tolist()

@@ -1,0 +1,76 @@
+"""One token at a time: rows that part, change places or stay, and the choice of a token. Oracles: each
+sequence read alone, numbers by hand."""
+
+import pytest
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from model.inference import Response, decode, sample_tokens
+from model.policy import tiny_tokenizer
+from model.prefill import prefill
+
+PAD = 0
+
+
+@pytest.fixture(scope="module")
+def model() -> Qwen2ForCausalLM:
+    """Random, in float64, so that only a real mistake shows in a difference."""
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=0.5,
+    )  # fmt: skip
+    return Qwen2ForCausalLM(config).double().eval()
+
+
+@pytest.mark.parametrize(
+    "parents",
+    [
+        (0, 1, 2),  # every row goes on
+        (2, 0, 1),  # as many, but in another order
+        (0, 1, 1),  # as many: one has left, another has parted
+        (2, 2, 2),
+        (1, 2),  # fewer
+        (0, 0, 1, 2, 2),  # more
+    ],
+)
+@torch.no_grad()
+def test_a_row_becomes_what_its_parent_was_and_a_token(model, parents):
+    """Of three prompts of different lengths, twice in a row: each row's logits are those of its whole
+    sequence alone."""
+    sequences = [(5, 6), (7, 8, 9, 10), (11,)]
+    logits, decoding = prefill(model, sequences, PAD, 3)
+    for step in range(3):
+        for row, sequence in zip(logits, sequences, strict=True):
+            alone = model(torch.tensor([sequence])).logits[0, -1]
+            torch.testing.assert_close(row, alone, rtol=0, atol=1e-9)
+        if step < 2:
+            places = parents if step == 0 else tuple(reversed(range(len(sequences))))
+            tokens = [20 + 5 * step + number for number in range(len(places))]
+            sequences = [sequences[p] + (t,) for p, t in zip(places, tokens, strict=True)]
+            logits = decoding.extend(torch.tensor(places), torch.tensor(tokens))
+
+
+def test_a_uniform_number_that_was_rounded_up_to_one_picks_a_possible_token():
+    """1 - 2^-30 is 1 in float32. Of two tokens of probability 1/2 before an impossible one it picks the
+    second; so it does where the probabilities add up to a little less than 1, or more."""
+    uniform = torch.tensor([1 - 2.0**-30])
+    assert uniform.item() == 1
+    assert sample_tokens(torch.tensor([[0.0, 0.0, -torch.inf]]), 1.0, uniform)[0].tolist() == [1]
+    totals = set()
+    for seed in range(50):
+        logits = torch.randn(1, 64, generator=torch.Generator().manual_seed(seed))
+        logits[0, 40:] = -torch.inf
+        totals.add(logits.log_softmax(-1).exp().cumsum(-1)[0, -1].item())
+        token, logprob = sample_tokens(logits, 1.0, uniform)
+        assert token.item() < 40 and logprob.isfinite().all()
+    assert min(totals) < 1 < max(totals)
+
+
+def test_the_first_id_without_a_word_is_unreadable():
+    """Ids up to len - 1 are the tokenizer's; a model may have more."""
+    tokenizer = tiny_tokenizer(13)
+    last = len(tokenizer) - 1
+    ids = [(last,), (last + 1,), (5, last + 1)]
+    texts = decode(tokenizer, [Response(own, (0.0,) * len(own), finished=False) for own in ids])
+    assert texts[0] == tokenizer.decode([last]) != "" and texts[1:] == ["\ufffd", "\ufffd"]
