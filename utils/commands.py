@@ -33,7 +33,9 @@ def output_file(given: str | Path, mark: str | None = None) -> Path:
     if not path.parent.is_dir():
         raise ArgumentError(f"--output {given}: must be in a folder that exists")
     _require_writable(path.parent, given)
-    return require_own(path, mark)
+    if not _is_free(path, mark):
+        raise ArgumentError(f"--output {given}: must not exist{_but(mark)}")
+    return path
 
 
 def output_folder(given: str | Path, names: Sequence[str], mark: str | None = None) -> Path:
@@ -43,18 +45,21 @@ def output_folder(given: str | Path, names: Sequence[str], mark: str | None = No
     _require_writable(Path(given), given)
     taken = [name for name in names if not _is_free(Path(given) / name, mark)]
     if taken:
-        made = "" if mark is None else ", but those that this program made"
         raise ArgumentError(
-            f"--output {given}: must be a folder without {' and '.join(taken)}{made}"
+            f"--output {given}: must be a folder without {' and '.join(taken)}{_but(mark)}"
         )
     return Path(given)
 
 
-def require_own(file: Path, mark: str | None) -> Path:
-    """The file itself. Raises ArgumentError where it is something that has not this mark."""
+def require_own(file: Path, mark: str) -> Path:
+    """The file itself, which nobody named. Raises ArgumentError where it has not this mark."""
     if not _is_free(file, mark):
-        raise ArgumentError(f"{file}: must not exist, and holds something else")
+        raise ArgumentError(f"{file}: must not exist{_but(mark)}; --output names another file")
     return file
+
+
+def _but(mark: str | None) -> str:
+    return "" if mark is None else ", unless this program made it"
 
 
 def _require_writable(folder: Path, given: str | Path) -> None:
