@@ -39,7 +39,7 @@ from model.trainer import AZRTrainer
 from model.warm_start import warm_start
 from utils.allocator import keep_freed_memory
 from utils.checkpoints import CheckpointError, load_state
-from utils.files import file_error
+from utils.files import file_error, forbidden
 from utils.processes import gather
 from utils.recorder import Recorder, Silence
 from utils.resumption import Resumption, find_resumption
@@ -120,7 +120,8 @@ def _policy(args: AZRArgs, checkpoint: Path | None) -> Policy:
     try:
         return load_policy(args, checkpoint)
     except (PolicyError, OSError, SafetensorError) as error:
-        cause = file_error(error)
+        unread = forbidden(checkpoint or Path(args.model))
+        cause = f"{unread} may not be read" if unread else file_error(error)
         if cause is None and isinstance(error, PolicyError):
             raise
         whose = f"--model {args.model}" if checkpoint is None else checkpoint

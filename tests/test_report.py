@@ -233,7 +233,7 @@ def test_dark_screens_and_white_paper(whole):
 def test_the_command_says_where_the_report_is(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     assert report.main([str(run), str(whole)]) == 0
-    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert capsys.readouterr().out.strip() == str(run / "comparison.html")
     (run / ".report.html.partial").write_text("half a page, and then a power cut")
     assert (
         main_here("--resume", "--run-dir", str(run), "--total-steps", "41", *SMALL).returncode == 0

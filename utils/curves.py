@@ -20,7 +20,7 @@ def on_common_steps(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[np.n
     mean over runs of which one has nothing to measure is NaN too.
     """
     own = [(np.asarray(steps), np.asarray(values, dtype=float)) for steps, values in curves]
-    common = reduce(np.intersect1d, (steps for steps, _ in own))
+    common = reduce(np.intersect1d, (steps for steps, _ in own), np.unique(own[0][0]))
     aligned = []
     for steps, values in own:
         order = np.argsort(steps)

@@ -91,6 +91,18 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def forbidden(folder: Path) -> Path | None:
+    """The first file in a folder that this process may not read, or the folder; None if there is none.
+    Some libraries say that such a file does not exist."""
+    try:
+        files = sorted(path for path in folder.iterdir() if path.is_file())
+    except PermissionError:
+        return folder
+    except OSError:
+        return None
+    return next((path for path in files if not os.access(path, os.R_OK)), None)
+
+
 def file_error(error: BaseException | None) -> BaseException | None:
     """Which of an error and its causes is about a file or a disk: that is full, may not be read, or is
     not what it should be. None where none is. Libraries in Rust say so in words of their own."""
