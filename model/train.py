@@ -28,9 +28,11 @@ spare_neighbours()  # before torch loads
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, set_seed
+from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
+from custom_types import Policy
 from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
 from model.checkpoint import restore, save_policy, training_state
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
@@ -44,6 +46,7 @@ from model.trainer import AZRTrainer
 from model.warm_start import warm_start
 from utils.allocator import keep_freed_memory
 from utils.checkpoints import CheckpointError, load_state
+from utils.files import file_error, forbidden
 from utils.processes import gather
 from utils.recorder import Recorder, Silence
 from utils.resumption import Resumption, find_resumption
@@ -78,24 +81,28 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     args = gather([dated(args)])[0]  # of one day in all processes
     recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
     try:
-        set_seed(args.seed)
-        torch.use_deterministic_algorithms(not cuda)
-        policy = load_policy(args, checkpoint)
-        renderer = PromptRenderer.for_policy(policy, args)
-        if args.model != TINY_MODEL:
-            policy.model.to(accelerator.device)
-            require_trainable(policy, renderer, args)
-        state = load_state(checkpoint) if checkpoint else None
-        if state is not None and policy.origin is not None:
-            require_same_origin(args.model, policy.origin, state["origin"])
-        recorder.start(policy, str(accelerator.device), state)
-    except OSError as error:
-        recorder.discard()
-        raise RunDirectoryError(f"{error}: the run directory must be writable") from error
-    except BaseException:  # an interrupt too: nothing has been run yet
+        return _train(args, resumption, accelerator, recorder)
+    except BaseException:  # an interrupt too
         recorder.discard()
         raise
 
+
+def _train(
+    args: AZRArgs, resumption: Resumption | None, accelerator: Accelerator, recorder: Silence
+) -> int:
+    """`train`, with what it writes through."""
+    checkpoint = resumption and resumption.checkpoint
+    set_seed(args.seed)
+    torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
+    policy = _policy(args, checkpoint)
+    renderer = PromptRenderer.for_policy(policy, args)
+    if args.model != TINY_MODEL:
+        policy.model.to(accelerator.device)
+        require_trainable(policy, renderer, args)
+    state = load_state(checkpoint) if checkpoint else None
+    if state is not None and policy.origin is not None:
+        require_same_origin(args.model, policy.origin, state["origin"])
+    recorder.start(policy, str(accelerator.device), state)
     if args.warm_starts and state is None:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)
@@ -119,6 +126,20 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     accelerator.wait_for_everyone()  # a process that ends alone would end the others
     accelerator.end_training()
     return stopped
+
+
+def _policy(args: AZRArgs, checkpoint: Path | None) -> Policy:
+    """The policy, of a checkpoint or as it is. Raises PolicyError, with what the system or a reader of
+    weights said where that is why: a full disk, a file that may not be read or is cut off."""
+    try:
+        return load_policy(args, checkpoint)
+    except (PolicyError, OSError, SafetensorError) as error:
+        unread = forbidden(checkpoint or Path(args.model))
+        cause = f"{unread} may not be read" if unread else file_error(error)
+        if cause is None and isinstance(error, PolicyError):
+            raise
+        whose = f"--model {args.model}" if checkpoint is None else checkpoint
+        raise PolicyError(f"{whose}: cannot be loaded ({cause or error})") from error
 
 
 def _loop(

@@ -1,7 +1,6 @@
 """What of a run directory must be the same of two runs of one seed, and what of it cannot be read."""
 
 import json
-import os
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -11,6 +10,7 @@ from trainers import untimed
 
 from model import train
 from utils.checkpoints import VALUES, damage
+from utils.run_directory import SUPERSEDED
 
 # A short run of `tiny`.
 SMALL = [
@@ -26,15 +26,18 @@ def rows(file: Path) -> list[dict]:
 
 
 def contents(run_dir: Path) -> dict[str, object]:
-    """All that must be the same of two runs: logs without times, and every file of the checkpoints."""
+    """All that must be the same of two runs: logs without times, and every file of the checkpoints. What
+    an interruption cost, `superseded-N`, is not of the run."""
     found: dict[str, object] = {
         "metrics.jsonl": rows(run_dir / "metrics.jsonl"),
         "rollouts.jsonl": (run_dir / "rollouts.jsonl").read_bytes(),
         "problems.jsonl": (run_dir / "problems.jsonl").read_bytes(),
         "evaluations.jsonl": (run_dir / "evaluations.jsonl").read_bytes(),
         "latest": (run_dir / "checkpoints" / "latest").read_text(),
-        "best": os.readlink(run_dir / "checkpoints" / "best"),
-        "children": sorted(path.name for path in run_dir.iterdir()),
+        "best": (run_dir / "checkpoints" / "best").read_text(),
+        "children": sorted(
+            path.name for path in run_dir.iterdir() if not path.name.startswith(SUPERSEDED)
+        ),
     }
     for file in sorted((run_dir / "checkpoints").glob("*/*")):
         name = f"{file.parent.name}/{file.name}"

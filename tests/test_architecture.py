@@ -22,7 +22,8 @@ METHOD = {  # "all of the above" for the trainer: every room up to model/inferen
     "model.modes", "model.limits", "model.prompt_check", "model.probe", "model.origin",
 }  # fmt: skip
 ANY_UTILS = {
-    "utils.allocator", "utils.checkpoints", "utils.console", "utils.curriculum", "utils.debug_grads", "utils.logs",
+    "utils.allocator", "utils.checkpoints", "utils.commands", "utils.console", "utils.curriculum", "utils.curves", "utils.debug_grads", "utils.files",
+    "utils.log_rows", "utils.logs",
     "utils.metrics", "utils.plots", "utils.prefix_tree", "utils.processes", "utils.random_states",
     "utils.recorder", "utils.report", "utils.report_charts", "utils.report_data", "utils.report_page", "utils.resumption", "utils.run_directory", "utils.signals", "utils.tables",
     "utils.threads", "utils.trackers",
@@ -80,9 +81,13 @@ ROOMS = {
     "model.eval.study_results": METHOD | ANY_UTILS | {"model.eval.contrasts"},
     "utils.allocator": set(),
     "utils.checkpoints": set(),
+    "utils.commands": UTILS,
     "utils.console": UTILS,
     "utils.curriculum": UTILS,
+    "utils.curves": set(),
     "utils.debug_grads": UTILS,
+    "utils.files": set(),
+    "utils.log_rows": UTILS,
     "utils.logs": UTILS,
     "utils.metrics": UTILS,
     "utils.prefix_tree": set(),
@@ -137,14 +142,21 @@ ADDITIONS = {
         "utils.string_formatting"
     },  # text in: it parses before it judges
     "utils.metrics": {"prime_inversion"},  # shows the guess rate beside the solve rate
+    "utils.checkpoints": {"utils.files"},  # a folder is complete or not there
+    "utils.log_rows": {"prime_inversion"},  # a problem has one of the run's primes
+    "utils.logs": {"utils.files"},  # keeps what it wrote
     "utils.plots": {
+        "utils.commands",  # where it may write
         "utils.curriculum",
+        "utils.curves",
         "utils.run_directory",
         "prime_inversion",
     },  # draws what a run directory holds, and the chance level
     "utils.recorder": {
         "utils.checkpoints",
         "utils.console",
+        "utils.log_rows",
+        "utils.logs",
         "utils.plots",
         "utils.report",
         "utils.resumption",
@@ -153,7 +165,7 @@ ADDITIONS = {
     },  # one object for all that a run writes
     "utils.report": {
         "prime_inversion",  # its maps have a row for each prime of the range
-        "utils.checkpoints",  # replaces a file at one blow
+        "utils.files",  # replaces a file at one blow
         "utils.report_charts",
         "utils.report_data",
         "utils.report_page",
@@ -170,8 +182,18 @@ ADDITIONS = {
         "utils.run_directory",
         "utils.tables",  # names of blocks
     },
-    "utils.run_directory": {"utils.checkpoints", "utils.logs"},  # the parts of the folder
-    "utils.resumption": {"utils.checkpoints", "utils.run_directory"},  # where there is a run
+    "utils.run_directory": {
+        "utils.checkpoints",
+        "utils.files",
+        "utils.log_rows",
+        "utils.logs",
+    },  # the parts of the folder
+    "utils.resumption": {
+        "utils.checkpoints",
+        "utils.log_rows",
+        "utils.logs",
+        "utils.run_directory",
+    },  # where there is a run
     "utils.curriculum": {"prime_inversion"},  # has a row for each prime of the range
 }
 

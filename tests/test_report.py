@@ -52,13 +52,13 @@ def test_a_run_leaves_a_report_of_its_logs(whole):
 def test_what_is_no_run_is_refused_and_a_report_replaced(whole, tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "must be a run directory" in capsys.readouterr().err
-    damaged = Path(shutil.copytree(whole, tmp_path / "damaged", symlinks=True))
+    damaged = Path(shutil.copytree(whole, tmp_path / "damaged"))
     (damaged / "problems.jsonl").write_text('{"step": 1}\n{"step": \n')
     assert report.main([str(damaged)]) == 2
     assert f"{damaged}/problems.jsonl, line 2: must be JSON" in capsys.readouterr().err
     (damaged / "config.json").write_text("{}")
     assert report.main([str(damaged)]) == 2 and len(capsys.readouterr().err.splitlines()) == 1
-    run = Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
     (run / "report.html").write_text("old")
     for log in ("rollouts.jsonl", "evaluations.jsonl"):
         (run / log).unlink()
@@ -87,7 +87,7 @@ def test_a_run_of_no_steps_has_a_report_too(tmp_path):
 @pytest.fixture(scope="module")
 def hostile(whole, tmp_path_factory) -> Path:
     """The report of a run one of whose transcripts attacks the page."""
-    run = Path(shutil.copytree(whole, tmp_path_factory.mktemp("hostile") / "run<b>", symlinks=True))
+    run = Path(shutil.copytree(whole, tmp_path_factory.mktemp("hostile") / "run<b>"))
     row = json.loads((run / "rollouts.jsonl").read_text().splitlines()[0]) | {
         "response": HOSTILE, "prompt": "a lone surrogate: \ud800"
     }  # fmt: skip
@@ -230,9 +230,9 @@ def test_dark_screens_and_white_paper(whole):
 
 
 def test_the_command_says_where_the_report_is(whole, tmp_path, capsys):
-    run = Path(shutil.copytree(whole, tmp_path / "run", symlinks=True))
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
     assert report.main([str(run), str(whole)]) == 0
-    assert capsys.readouterr().out.strip() == str(run / "report.html")
+    assert capsys.readouterr().out.strip() == str(run / "comparison.html")
     (run / ".report.html.partial").write_text("half a page, and then a power cut")
     assert (
         main_here("--resume", "--run-dir", str(run), "--total-steps", "41", *SMALL).returncode == 0

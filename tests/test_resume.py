@@ -45,7 +45,7 @@ def test_what_is_compared_is_not_nothing(whole, half):
 
 def assert_goes_on_as_it_did(whole: Path, run) -> None:
     """From the checkpoint of step 2 of a run of 4 steps, by the train.py that `run` calls."""
-    again = Path(shutil.copytree(whole, whole.with_name("again"), symlinks=True))
+    again = Path(shutil.copytree(whole, whole.with_name("again")))
     run("--resume", str(again / "checkpoints" / "step_000002"))
     shutil.rmtree(again / "superseded-1")
     assert_equal_runs(again, whole)
@@ -172,7 +172,7 @@ def test_the_newest_and_the_best_are_kept(whole):
     folder = whole / "checkpoints"
     accuracy = {r["step"]: r["eval/accuracy"] for r in rows(whole / "metrics.jsonl")[1:] if "eval/accuracy" in r}  # fmt: skip
     best = max(accuracy, key=lambda step: (accuracy[step], -step))
-    assert (folder / "best").resolve().name == f"step_{best:06d}"
+    assert (folder / "best").read_text() == f"step_{best:06d}\n"
     kept = {path.name for path in folder.iterdir() if path.name.startswith("step_")}
     assert kept == {f"step_{step:06d}" for step in (best, 35, 40)}
     assert (folder / "latest").read_text() == "step_000040\n"

@@ -7,26 +7,29 @@ the checkpoints that were there before. Reading one executes nothing: it is safe
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePath
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from utils.files import hidden, is_litter, replace_text, sync
+
+LATEST, BEST = "latest", "best"
 MANIFEST, VALUES, TENSORS = "manifest.json", "trainer.json", "trainer.safetensors"
 TENSOR = "tensor "  # in front of a tensor's name, where trainer.json leaves one out
 SLACK = 2**20  # bytes beside weights and state: tokenizer, configuration, manifest
 
 
 class CheckpointError(Exception):
-    """A checkpoint that cannot be written; the message is one sentence for the user."""
+    """A checkpoint that cannot be written or read; the message is one sentence for the user."""
 
 
 class Checkpoints:
-    """`step_NNNNNN` folders of one run, the text file `latest` and the link `best`."""
+    """`step_NNNNNN` folders of one run, and the text files `latest` and `best`, which name two of them."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
@@ -62,69 +65,107 @@ class Checkpoints:
             )
 
     def settle(self, latest: int, best: int | None) -> None:
-        """Point `latest` and `best` at these steps, each at the old one or the new one at any moment,
-        and delete what is neither among the newest nor the best, nor complete."""
-        replace_text(self.folder / "latest", self.path(latest).name)
-        link = self.folder / "best"
+        """Have `latest` and `best` name these steps, each the old one or the new one at any moment, and
+        delete what is neither among the newest nor the best, nor complete. What cannot be deleted now
+        is tried again the next time."""
+        replace_text(self.folder / LATEST, self.path(latest).name)
         if best is None or not self.path(best).is_dir():
-            link.unlink(missing_ok=True)
+            (self.folder / BEST).unlink(missing_ok=True)
         else:
-            _hidden(link).unlink(missing_ok=True)
-            _hidden(link).symlink_to(self.path(best).name)
-            os.replace(_hidden(link), link)
-        _sync(self.folder)
+            replace_text(self.folder / BEST, self.path(best).name)
+        sync(self.folder)
         for old in self.steps()[: -self.keep]:
             if old != best:
-                self.path(old).rename(_hidden(self.path(old)))
-        for hidden in self.folder.glob(".*.partial"):
-            whole = hidden.is_dir() and not hidden.is_symlink()
-            shutil.rmtree(hidden) if whole else hidden.unlink()
+                with suppress(OSError):
+                    self.path(old).rename(hidden(self.path(old)))
+        for name in ("step_*", LATEST, BEST):
+            for partial in self.folder.glob(hidden(Path(name)).name):
+                if partial.is_dir() and not partial.is_symlink():
+                    shutil.rmtree(partial, ignore_errors=True)
+                else:
+                    partial.unlink(missing_ok=True)
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest complete checkpoint, None if there is none, and a sentence on each newer one."""
-        skipped = []
-        for step in reversed(self.steps()):
-            reason = damage(self.path(step))
+        found = [(step, 1, self.path(step)) for step in self.steps()]
+        copied, skipped = self.copied_step(), []
+        if copied is not None:
+            found.append((copied, 0, self.folder / BEST))
+        for *_, folder in sorted(found, reverse=True):
+            reason = damage(folder)
             if reason is None:
-                return self.path(step), skipped
-            skipped.append(f"{self.path(step)}: skipped, {reason}")
+                return folder, skipped
+            skipped.append(f"{folder}: skipped, {reason}")
         return None, skipped
 
-    def move(self, steps: Iterable[int], folder: Path) -> None:
-        """Take checkpoints out of the way, into another folder."""
-        for step in steps:
-            shutil.move(self.path(step), folder / self.path(step).name)
+    def copied_step(self) -> int | None:
+        """The step of the checkpoint that the folder `best` is. It was a link once, and a copy of a run
+        that follows links makes a folder of it. None where it is none."""
+        try:
+            if (self.folder / BEST).is_symlink():
+                return None
+            step = load_values(self.folder / BEST)["step"]
+        except (CheckpointError, KeyError):
+            return None
+        return step if type(step) is int else None
+
+    def unfold_best(self, aside: Callable[[], Path]) -> None:
+        """Where `best` is a folder, make room for the file: it becomes the checkpoint that it is a copy
+        of, or is deleted where that one is there too. aside: a folder for what is neither."""
+        copy, step = self.folder / BEST, self.copied_step()
+        if copy.is_symlink() or not copy.is_dir():
+            return
+        own = copy if step is None or damage(copy) is not None else self.path(step)
+        if _repeats(copy, own):
+            shutil.rmtree(copy)
+            return
+        if own != copy and own.exists() and damage(own) is not None:
+            move(own, aside())
+        if own.exists():
+            move(copy, aside())
+        else:
+            copy.rename(own)
 
 
-def _hidden(path: Path) -> Path:
-    """Where it is while it is being written or deleted."""
-    return path.with_name(f".{path.name}.partial")
+def move(file: Path, folder: Path) -> None:
+    """Take a file or a folder out of the way, into another folder."""
+    shutil.move(file, folder / file.name, copy_function=shutil.copyfile)
 
 
-def replace_text(file: Path, text: str) -> None:
-    """Make a file a line of text, or several: it holds the old one or the new one at any moment."""
-    _hidden(file).write_text(text + "\n", encoding="utf-8")
-    _sync(_hidden(file))
-    os.replace(_hidden(file), file)
+def _repeats(copy: Path, own: Path) -> bool:
+    """Whether a complete checkpoint is in another folder too, with every file but litter."""
+    if copy == own or damage(own) is not None:
+        return False
+    manifest = (own / MANIFEST).read_bytes()
+    listed = {MANIFEST, *json.loads(manifest)}
+    found = {path.relative_to(copy).as_posix() for path in _files(copy)}
+    return found <= listed and (copy / MANIFEST).read_bytes() == manifest
+
+
+def _files(folder: Path) -> list[Path]:
+    """What a folder holds, litter aside."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if not any(map(is_litter, path.relative_to(folder).parts))]
 
 
 def _write(folder: Path, fill: Callable[[Path], None]) -> None:
-    hidden = _hidden(folder)
-    shutil.rmtree(hidden, ignore_errors=True)
+    partial = hidden(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        hidden.mkdir()
-        fill(hidden)
-        files = sorted(path for path in hidden.rglob("*") if path.is_file())
+        partial.mkdir(exist_ok=True)  # litter may have kept it
+        fill(partial)
+        files = _files(partial)
         manifest = {
-            str(path.relative_to(hidden)): [path.stat().st_size, _digest(path)] for path in files
+            path.relative_to(partial).as_posix(): [path.stat().st_size, _digest(path)]
+            for path in files
         }
-        (hidden / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        for path in (*files, hidden / MANIFEST, hidden):
-            _sync(path)
-        hidden.rename(folder)
-        _sync(folder.parent)
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for path in (*files, partial / MANIFEST, partial):
+            sync(path)
+        partial.rename(folder)
+        sync(folder.parent)
     except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
@@ -132,22 +173,26 @@ def damage(folder: Path) -> str | None:
     """Why a checkpoint cannot be used, in words; None if it is as it was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        expected = {name: (int(size), str(digest)) for name, (size, digest) in manifest.items()}
+        expected = {name: (int(size), str(written)) for name, (size, written) in manifest.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return f"its {MANIFEST} is missing or unreadable"
     for name in (VALUES, TENSORS):
         if name not in expected:
             return f"its {MANIFEST} lists no {name}"
-    for name, (size, digest) in expected.items():
+    for name, (size, written) in expected.items():
         file = folder / name
+        if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+            return f"its {MANIFEST} lists {name}, which is outside of it"
         try:
             found = file.stat().st_size
+            if not file.is_file():
+                return f"its {name} is no file"
             if found != size:
                 return f"its {name} has {found} bytes instead of {size}"
-            if _digest(file) != digest:
+            if _digest(file) != written:
                 return f"its {name} is not what was written"
-        except OSError as error:
-            return f"its {name} cannot be read ({error.strerror})"
+        except (OSError, ValueError) as error:
+            return f"its {name} cannot be read ({getattr(error, 'strerror', error)})"
     return None
 
 
@@ -169,14 +214,23 @@ def save_state(folder: Path, state: Mapping) -> None:
 
 
 def load_values(folder: Path) -> dict:
-    """What `save_state` wrote, with the names of its tensors in their place."""
-    return json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    """What `save_state` wrote, with the names of its tensors in their place. Raises CheckpointError."""
+    try:
+        values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / VALUES}: cannot be read ({error})") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{folder / VALUES}: must be a JSON object")
+    return values
 
 
 def load_state(folder: Path) -> dict:
-    """What `save_state` wrote, on the CPU; keys are strings."""
-    with safe_open(folder / TENSORS, "pt") as file:  # copies: the file itself may be deleted
-        tensors = {TENSOR + name: file.get_tensor(name).clone() for name in file.keys()}
+    """What `save_state` wrote, on the CPU; keys are strings. Raises CheckpointError."""
+    try:
+        with safe_open(folder / TENSORS, "pt") as file:  # copies: the file itself may be deleted
+            tensors = {TENSOR + name: file.get_tensor(name).clone() for name in file.keys()}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / TENSORS}: cannot be read ({error})") from error
 
     def whole(value):
         if isinstance(value, str) and value in tensors:
@@ -196,14 +250,6 @@ def state_size(state: Mapping) -> int:
 
 
 def _digest(file: Path) -> str:
+    """SHA-256, in hexadecimal digits."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have the disk keep what was written to a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

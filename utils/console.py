@@ -5,6 +5,7 @@ Everything goes to stdout, line by line, a terminal or not; `--quiet` silences i
 
 import os
 import shlex
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from math import isnan
@@ -33,9 +34,13 @@ class Console:
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line, at once."""
-        if not self.args.quiet:
+        """A line, at once. What nobody can hear any more, a closed pipe or a full disk, ends no run."""
+        if self.args.quiet:
+            return
+        try:
             print(text, flush=True)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def start(self, policy: Policy, device: str) -> None:
         """Name what is trained, where, how it samples and where the run is kept."""

@@ -55,7 +55,7 @@ def curriculum_figure(rows: Sequence[Mapping], steps: Sequence[Mapping], args: M
     upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.9))
     _draw_curves(upper.subplots(1, 2), [row for row in rows if row["step"]], primes)
 
-    spans = phases(len(steps))
+    spans = phases(max(row["step"] for row in steps))
     grid = lower.subplots(len(TASKS), len(spans), sharex=True, sharey=True, squeeze=False)
     tables = [[proposal_counts(steps, task, primes, *span) for span in spans] for task in TASKS]
     shares = [[table / max(table.sum(), 1) for table in own] for own in tables]

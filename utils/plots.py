@@ -1,13 +1,15 @@
 """Curves from `metrics.jsonl`: proposer and solver for each task, and accuracy; and the curriculum.
 
-As a command it draws one or several runs into a folder, several as mean, band and thin lines:
+As a command it draws one run again into its own `plots/`, or one or several into another folder,
+several as mean, band and thin lines:
 
+    python utils/plots.py RUN_DIR
     python utils/plots.py RUN_DIR [RUN_DIR ...] --output diagrams
+
+Pictures of its own are replaced there; any other file of their names is not.
 """
 
-import argparse
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -21,13 +23,17 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from custom_types import TASKS
+from custom_types import CELLS, TASKS
+from model.args import ArgumentError
 from prime_inversion import all_problems, guess_rate
+from utils.commands import PICTURE, Parser, output_folder
 from utils.curriculum import COLOURS, curriculum_figure
-from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
+from utils.curves import on_common_steps
+from utils.run_directory import RunDirectoryError, read_args, read_metrics, read_problems
 
 GREY = "#777777"
 BAND_ALPHA = 0.2
+NAMES = [*(f"{role}_{task}.png" for role, task in CELLS), "accuracy.png", "curriculum.png"]
 MARKED_POINTS = 60  # a series with fewer points shows them
 
 
@@ -39,25 +45,26 @@ def _series(rows: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def draw(axes, runs: Sequence[Sequence[dict]], key: str, colour: str, label: str, **style) -> None:
-    """One run as a line; several as their mean with the range between them and thin lines."""
-    series = [_series(rows, key) for rows in runs]
-    steps = min((steps for steps, _ in series), key=len)
-    if not len(steps):
+    """One run as a line; several as thin lines, each over its own steps, and where all have a value
+    their mean with the range between them."""
+    series = [own for own in (_series(rows, key) for rows in runs) if not np.isnan(own[1]).all()]
+    if not series:
         return
-    values = np.stack([values[: len(steps)] for _, values in series])
-    if np.isnan(values).all():
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # a step where no run has a value: a gap
-        mean, low, high = (f(values, 0) for f in (np.nanmean, np.nanmin, np.nanmax))
     if len(runs) > 1:
-        for row in values:
-            axes.plot(steps, row, color=colour, linewidth=0.5, alpha=0.4)
-        axes.fill_between(steps, low, high, color=colour, alpha=BAND_ALPHA, linewidth=0)
+        for own in series:
+            axes.plot(*own, color=colour, linewidth=0.5, alpha=0.4)
+    if len(series) < len(runs):  # there is no step that all have
+        series = [(np.array([]), np.array([]))]
+    steps, values = on_common_steps(series)
+    if len(runs) > 1:
+        axes.fill_between(
+            steps, values.min(0), values.max(0), color=colour, alpha=BAND_ALPHA, linewidth=0
+        )
     marker = "o" if len(steps) < MARKED_POINTS else None
     axes.plot(
-        steps, mean, color=colour, linewidth=2, label=label, marker=marker, markersize=3, **style
-    )
+        steps, values.mean(0), color=colour, linewidth=2, label=label, marker=marker, markersize=3,
+        **style,
+    )  # fmt: skip
 
 
 def _level(axes, value: float, text: str, *, above: bool = True) -> None:
@@ -86,14 +93,13 @@ def _legend(axes, where: str) -> None:
 def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     """Draw every panel into `folder`; the files written. Raises RunDirectoryError."""
     runs = [read_metrics(run_dir) for run_dir in run_dirs]
-    args = read_config(run_dirs[0])["args"]
+    args = read_args(run_dirs[0])
     Path(folder).mkdir(parents=True, exist_ok=True)
     written = []
 
     def save(figure, name):
         path = Path(folder) / name
-        figure.savefig(path)
-        plt.close(figure)
+        save_picture(figure, path)
         written.append(path)
 
     for task in TASKS:
@@ -161,13 +167,18 @@ def save_bars(rows: Sequence[Mapping], path: str | Path) -> None:
         axes.grid(axis="y", alpha=0.3)
     panels[-1].set_xlabel("primes")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    figure.savefig(path)
+    save_picture(figure, path)
+
+
+def save_picture(figure, path: str | Path) -> None:
+    """A PNG file that says whose it is, so that the next one may replace it."""
+    figure.savefig(path, metadata={"Software": PICTURE})
     plt.close(figure)
 
 
 def chance_level(run_dir: str | Path) -> float:
     """Accuracy of uniform legal guessing over a run's whole problem space, mean of the tasks."""
-    args = read_config(run_dir)["args"]
+    args = read_args(run_dir)
     span = args["min_prime"], args["max_prime"]
     return fmean(
         fmean(guess_rate(problem, *span) for problem in all_problems(task, *span)) for task in TASKS
@@ -175,14 +186,23 @@ def chance_level(run_dir: str | Path) -> float:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
-    parser.add_argument("--output", default="diagrams", help="folder for the PNG files [diagrams]")
-    given = parser.parse_args(argv)
+    parser.add_argument("--output", help="folder for the PNG files [plots/ of one run]")
     try:
-        for path in save_plots(given.run_dirs, given.output):
+        given = parser.parse_args(argv)
+        if given.output is None and len(given.run_dirs) > 1:
+            raise ArgumentError("--output: must name a folder for the pictures of several runs")
+        for run_dir in given.run_dirs:
+            read_args(run_dir)  # before a folder is made for its pictures
+        if given.output is None:
+            folder = Path(given.run_dirs[0]) / "plots"
+        else:
+            folder = output_folder(given.output, NAMES, PICTURE)
+        for path in save_plots(given.run_dirs, folder):
             print(path)
-    except RunDirectoryError as error:
+    except (ArgumentError, RunDirectoryError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -3,12 +3,15 @@ it."""
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from custom_types import Policy, Problem, Round, Scored, Verdict
 from model.args import AZRArgs
 from utils.checkpoints import save_state, state_size
 from utils.console import Console
+from utils.log_rows import RunDirectoryError
+from utils.logs import recorded
 from utils.plots import save_plots
 from utils.report import save_report
 from utils.resumption import Resumption
@@ -20,7 +23,7 @@ class Silence:
     """What the other processes of a run have in a `Recorder`'s place."""
 
     def discard(self) -> None:
-        """The run could not start."""
+        """The run has ended before anything was recorded: leave no trace of it."""
 
     def start(self, policy: Policy, device: str, state: Mapping | None) -> None:
         """The policy is there. state: of the checkpoint that the run goes on from, if any."""
@@ -57,33 +60,41 @@ class Recorder(Silence):
     def __init__(self, args: AZRArgs, resumption: Resumption | None):
         self.args, self.resumption = args, resumption
         self.run = RunDirectory(args)
-        self.run.begin(args)
         self.console = Console(args, self.run.path)
+        self.tracker: WandbTracker | None = None
         self.best: dict | None = None
         self.accuracy: float | None = None  # of the last recorded step, if it was evaluated
+        self.recorded = False
 
     def discard(self) -> None:
+        if self.recorded:
+            return
+        if self.tracker is not None:
+            _attempt("wandb", self.tracker.close)
         self.run.discard()
 
     def start(self, policy: Policy, device: str, state: Mapping | None) -> None:
-        """Raises CheckpointError where there is no room for one."""
+        """Raises CheckpointError where there is no room for one, and RunDirectoryError."""
         own, step = ({}, None) if state is None else (state["recorder"], state["step"])
         self.tokenizer, self.best = policy.tokenizer, own.get("best")
         weights = list(policy.model.parameters())
         self.weights = sum(4 * one.numel() for one in weights)
         moments = sum(8 * one.numel() for one in weights if one.requires_grad)
         positions = own.get("logs", {})
-        if self.resumption is not None:
-            self.run.rewind(step, positions, self._best_step())
-            for sentence in self.resumption.skipped:
-                print(sentence, file=sys.stderr)
-        if self.args.total_steps > (step or 0):
-            self.run.checkpoints.require_room(self.weights + moments)
-        self.run.write_config(self.args, device, step)
+        try:
+            if self.resumption is not None:
+                self.run.rewind(step, positions, self._best_step())
+                for sentence in self.resumption.skipped:
+                    print(sentence, file=sys.stderr)
+            if self.args.total_steps > (step or 0):
+                self.run.checkpoints.require_room(self.weights + moments)
+            self.run.write_config(self.args, device, step)
+        except OSError as error:
+            raise RunDirectoryError(f"{error}: the run directory must be writable") from error
         self.console.start(policy, device)
         if self.resumption is not None:
             self.console.resumed(self.resumption.checkpoint, read_metrics(self.run.path))
-        begun = positions.get("metrics", 0)
+        begun, _ = recorded(positions, "metrics")
         self.tracker = WandbTracker(self.args, self.run.path, begun, own.get("tracker"))
 
     def warm_started(self, loss: float, seconds: float) -> None:
@@ -99,6 +110,7 @@ class Recorder(Silence):
         step, logs = metrics["step"], self.run.logs
         self.accuracy = metrics.get("eval/accuracy")
         logs.log_metrics(metrics)
+        self.recorded = True
         logs.log_rollouts(step, trained, self.tokenizer, self.args.logged_rollouts)
         logs.log_problems(step, played)
         logs.log_evaluation(step, evaluated)
@@ -126,19 +138,30 @@ class Recorder(Silence):
         return None if self.best is None else self.best["step"]
 
     def finish(self) -> None:
-        self.run.close()
-        self.tracker.close()
-        path, rows = self.run.path, read_metrics(self.run.path)
-        save_plots([path], path / "plots")
-        report = path / REPORT
-        try:
-            save_report([path], report)
-        except Exception as error:  # of a library that draws; the run is over and whole
-            print(f"{report} could not be written: {error}", file=sys.stderr)
-        self.console.end(rows, self.run.checkpoints.path(self.run.checkpoints.steps()[-1]), report)
+        """The run is over and whole, whatever a library that draws or a full disk says now."""
+        path, report = self.run.path, self.run.path / REPORT
+        _attempt("logs", self.run.close)
+        _attempt("wandb", self.tracker.close)
+        _attempt(path / "plots", lambda: save_plots([path], path / "plots"))
+        _attempt(report, lambda: save_report([path], report))
+        _attempt("the summary", self._say_end)
+
+    def _say_end(self) -> None:
+        last = self.run.checkpoints.path(self.run.checkpoints.steps()[-1])
+        self.console.end(read_metrics(self.run.path), last, self.run.path / REPORT)
 
     def last_checkpoint(self) -> str:
         steps = self.run.checkpoints.steps()
         if not steps:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is {self.run.checkpoints.path(steps[-1])}"
+
+
+def _attempt(what: object, action: Callable[[], object]) -> None:
+    """Do what may fail without harm; say so in one line."""
+    try:
+        action()
+    except Exception as error:
+        with suppress(OSError):  # nobody listens
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            print(f"{what} could not be written ({reason})", file=sys.stderr)

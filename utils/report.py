@@ -14,7 +14,7 @@ from string import Template
 from constants import LAST_EVALUATIONS
 from custom_types import ROLES, TASKS
 from prime_inversion import primes_between
-from utils.checkpoints import replace_text
+from utils.files import replace_text
 from utils.report_charts import proposal_map, solve_rate_chart, solved_map, stack_chart
 from utils.report_data import (
     Grid,

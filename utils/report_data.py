@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -16,7 +15,14 @@ from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from model.args import CHANGEABLE, AZRArgs
 from utils.curriculum import given_number, phases
-from utils.run_directory import read_config, read_if_any, read_metrics, read_problems
+from utils.run_directory import (
+    read_args,
+    read_config,
+    read_evaluations,
+    read_metrics,
+    read_problems,
+    read_rollouts,
+)
 from utils.tables import span_name
 
 MOST_ROWS, MOST_COLUMNS = 32, 64  # of a map
@@ -39,9 +45,9 @@ class Run:
     @classmethod
     def read(cls, run_dir: str | Path, name: str) -> "Run":
         """Raises RunDirectoryError."""
-        own = (read_if_any(run_dir, log) for log in ("evaluations.jsonl", "rollouts.jsonl"))
-        logs = read_metrics(run_dir), read_problems(run_dir), *own
-        return cls(name, read_config(run_dir), *logs)
+        config = {**read_config(run_dir), "args": read_args(run_dir)}
+        logs = read_metrics(run_dir), read_problems(run_dir), read_evaluations(run_dir)
+        return cls(name, config, *logs, read_rollouts(run_dir))
 
     @cached_property
     def args(self) -> Mapping:
@@ -78,17 +84,16 @@ def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def curves(group: str, logs: Sequence[Sequence[Mapping]], keys: Iterable[str]) -> list[dict]:
-    """A row a step that any of the runs has whose rows are `logs`: `group`, `step`, and of each key the
-    mean, `low` and `high` of the runs that have it."""
-    by_step: dict[int, list[Mapping]] = defaultdict(list)
-    for row in chain.from_iterable(logs):
-        by_step[row["step"]].append(row)
-    rows = []
-    for step, own in sorted(by_step.items()):
+    """A row a step that all of the runs have whose rows are `logs`: `group`, `step`, and of each key
+    that all have there the mean, and the `low` and `high` of several runs."""
+    by_step = [{row["step"]: row for row in log} for log in logs]
+    common = set.intersection(*map(set, by_step))
+    keys, rows = list(keys), []
+    for step in sorted(common):
         row = {"group": group, "step": step}
         for key in keys:
-            values = [one[key] for one in own if one.get(key) is not None]
-            if values:
+            values = [own[step].get(key) for own in by_step]
+            if None not in values:
                 row[key] = rounded(fmean(values))
                 if len(logs) > 1:
                     row[f"{key} low"] = rounded(min(values))
@@ -152,7 +157,8 @@ class Grid:
 
 def _by_phase(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[Sequence]]]:
     """The name of each phase, and what was proposed in it, as problems.jsonl has it."""
-    for first, last in phases(max(len(run.problems) for run in runs)):
+    last_steps = [row["step"] for run in runs for row in run.problems[-1:]]
+    for first, last in phases(max(last_steps, default=0)):
         steps = [row for run in runs for row in run.problems if first <= row["step"] <= last]
         yield f"steps {first} to {last}", [item for row in steps for item in row[task]]
 

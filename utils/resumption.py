@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.args import CHANGEABLE, NEWEST, AZRArgs
-from utils.checkpoints import Checkpoints, damage, load_values
-from utils.run_directory import RunDirectoryError, read_config_if_any, run_path
+from utils.checkpoints import BEST, LATEST, Checkpoints, damage, load_values
+from utils.log_rows import RunDirectoryError, arguments
+from utils.logs import log_damage
+from utils.run_directory import CONFIG, read_config, run_path
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class Resumption:
 
     checkpoint: to go on from; None where the run has none yet and starts again. step: the
     checkpoint's, or 0. saved: the arguments it was started with; None where it did not get that far.
-    skipped: a sentence on each newer checkpoint that is damaged.
+    skipped: a sentence on each newer checkpoint that is damaged, and on a damaged config.json.
     """
 
     run_dir: Path
@@ -25,12 +27,13 @@ class Resumption:
 
 
 def find_resumption(args: AZRArgs) -> Resumption:
-    """The run and the checkpoint that `args.resume` means. Raises RunDirectoryError."""
+    """The run and the checkpoint that `args.resume` means. Only reads. Raises RunDirectoryError, also
+    where the logs are not those that the checkpoint was written beside, and CheckpointError."""
     flag = "--resume" if args.resume == NEWEST else f"--resume {args.resume}"
     named = run_path(args) if args.run_dir or args.run_name else None
     if args.resume == NEWEST and named is None:
         raise RunDirectoryError(f"{flag}: needs --run-dir, --run-name or the path of a checkpoint")
-    chosen = named if args.resume == NEWEST else Path(args.resume).resolve()
+    chosen = named if args.resume == NEWEST else _pointed_at(Path(args.resume).resolve())
     skipped: list[str] = []
     if args.resume == NEWEST or (chosen / "checkpoints").is_dir():
         run_dir = chosen
@@ -45,12 +48,43 @@ def find_resumption(args: AZRArgs) -> Resumption:
             raise RunDirectoryError(f"{flag}: must be a checkpoint or a run directory; {reason}")
     if named is not None and named.resolve() != run_dir.resolve():
         raise RunDirectoryError(f"{flag}: goes on in {run_dir}; --run-dir must be that or left out")
-    begun = read_config_if_any(run_dir).get("args")
+    config, where = None, f"{run_dir}/{CONFIG}"
+    try:
+        config = read_config(run_dir)["args"] if (run_dir / CONFIG).exists() else None
+    except RunDirectoryError as error:
+        if checkpoint is None:  # nothing else knows what run this is
+            raise
+        skipped.append(f"{error}; the arguments are the checkpoint's")
     if checkpoint is None:
-        return Resumption(run_dir, saved=begun)
+        if config is not None:
+            arguments(config, where)
+        return Resumption(run_dir, saved=config)
     values = load_values(checkpoint)
-    # What may change was last decided by the command that wrote config.json.
-    changed = {name: value for name, value in (begun or {}).items() if name in CHANGEABLE}
-    return Resumption(
-        run_dir, checkpoint, values["step"], {**values["args"], **changed}, tuple(skipped)
-    )
+    saved = _with_changes(values["args"], config or {}, where)
+    reason = log_damage(run_dir, values["recorder"].get("logs", {}), values["step"])
+    if reason is not None:
+        raise RunDirectoryError(reason)
+    return Resumption(run_dir, checkpoint, values["step"], saved, tuple(skipped))
+
+
+def _pointed_at(path: Path) -> Path:
+    """The checkpoint that the file `latest` or `best` names; any other path itself."""
+    if path.name not in (LATEST, BEST) or not path.is_file():
+        return path
+    try:
+        return path.parent / path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"--resume {path}: cannot be read ({error})") from error
+
+
+def _with_changes(saved: dict, config: dict, where: str) -> dict:
+    """The arguments that a checkpoint saved, with those that may change as config.json has them: the
+    command that wrote it last decided them. Raises RunDirectoryError where another one differs."""
+    for name, value in config.items():
+        if name not in CHANGEABLE and name in saved and saved[name] != value:
+            raise RunDirectoryError(
+                f"{where}: has {name} {value}, and must have {saved[name]}, as the checkpoint has"
+            )
+    changed = {**saved, **{name: v for name, v in config.items() if name in CHANGEABLE}}
+    arguments(changed, where)
+    return changed

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryFile
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -42,7 +41,8 @@ from model.presets import is_small, preset
 from model.probe import require_trainable
 from model.warm_start import warm_start
 from prime_inversion import primes_between
-from utils.checkpoints import load_values
+from utils.checkpoints import CheckpointError, load_values
+from utils.commands import is_run, output_folder
 from utils.plots import save_bars
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config
 from utils.string_formatting import PromptRenderer, format_answer
@@ -87,11 +87,6 @@ class BaselineArgs:
     def sampling_temperature(self) -> float:
         """Greedy where there is one answer, unless it is given."""
         return float(self.samples > 1) if self.temperature is None else self.temperature
-
-
-def is_run(model: str) -> bool:
-    """Whether a name is that of a run directory."""
-    return (Path(model) / "metrics.jsonl").is_file()
 
 
 def run_args(model: str) -> AZRArgs:
@@ -193,10 +188,14 @@ def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperatur
 
 def trained_on(model: str) -> set[Problem]:
     """The problems of which a finished run has trained on answers. Raises ArgumentError."""
-    rows = load_values(run_checkpoint(model))["problems"]["problems"]
-    if any(len(row) < 6 for row in rows):
-        raise ArgumentError(f"--model {model}: must be a run of this version; it counts no answers")
-    return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
+    values = load_values(run_checkpoint(model))
+    try:
+        rows = values["problems"]["problems"]
+        return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArgumentError(
+            f"--model {model}: must be a run of this version; it counts no answers"
+        ) from error
 
 
 def main(argv: Sequence[str]) -> int:
@@ -208,7 +207,7 @@ def main(argv: Sequence[str]) -> int:
         about = __doc__.splitlines()[0]
         given = BaselineArgs(**parse_values(argv, fields(BaselineArgs), description=about))
         args = problem_args(given)
-        output = None if given.output is None else _folder(given.output)
+        output = None if given.output is None else output_folder(given.output, FILES)
         seen = {model: trained_on(model) for model in given.model if is_run(model)}
         asked = [p for p in evaluation_problems(args) for _ in range(given.samples)]
         how = args, asked, given.sampling_temperature
@@ -216,7 +215,7 @@ def main(argv: Sequence[str]) -> int:
         rows = []
         for name, own in (baseline_scores(*how) | scores).items():
             rows += score_rows(name, own, given.samples, args, seen.get(name))
-    except (ArgumentError, PolicyError) as error:
+    except (ArgumentError, PolicyError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2
     drawn = (
@@ -238,24 +237,6 @@ def main(argv: Sequence[str]) -> int:
         print("the exact solver must be right everywhere: the judge is wrong", file=sys.stderr)
         return 1
     return 0
-
-
-def _folder(name: str) -> Path:
-    """Made, and written into, before anything is measured for it. Raises ArgumentError."""
-    folder = Path(name)
-    if is_run(name):
-        raise ArgumentError(f"--output {name}: must be a folder other than that of a run")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=folder).close()
-        taken = [file for file in FILES if (folder / file).exists()]
-    except OSError as error:
-        raise ArgumentError(
-            f"--output {name}: must be a folder that can be written ({error.strerror})"
-        ) from error
-    if taken:
-        raise ArgumentError(f"--output {name}: must be a folder without {' and '.join(taken)}")
-    return folder
 
 
 if __name__ == "__main__":

@@ -41,16 +41,18 @@ from buffer.base_buff import microbatches
 from compute.objective import aggregate_tokens
 from constants import RUNS_DIR
 from custom_types import TASKS, Example, MiniBatch, Policy, Prompt, Role, Round
-from model.args import AZRArgs
+from model.args import ArgumentError, AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.policy import build_tiny
 from model.trainer import AZRTrainer
 from model.warm_start import train_on_texts, warm_start
+from utils.commands import output_folder
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 from utils.validate_by_executing import judge_solver
 
 SETTINGS = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
+FILES = "collapse.md", "collapse.jsonl", "collapse.png"
 PREPARING_STEPS = 100  # of self-play, then of unlearning the form
 
 
@@ -236,24 +238,28 @@ def figure(rows: Sequence[dict], path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status 0."""
+    """Exit status: 0, or 2 after one sentence on stderr about a folder that cannot be written to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--output", type=Path, default=RUNS_DIR / "collapse")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
     parser.add_argument("--total-steps", type=int, default=100, choices=range(1, 10_001), metavar="N")  # fmt: skip
     parser.add_argument("--unclosed", type=float, default=0.8, help="share of problems, 0 to 1")
     given = parser.parse_args(argv)
+    try:
+        output_folder(given.output, FILES)
+    except ArgumentError as error:
+        print(error, file=sys.stderr)
+        return 2
     transformers_logging.set_verbosity_error()
     rows = []
     for seed in range(given.seeds):
         args = AZRArgs(seed=seed, total_steps=given.total_steps, **SETTINGS)
         rows += experiment(args, given.unclosed)
-    given.output.mkdir(parents=True, exist_ok=True)
     lines = (json.dumps(row) + "\n" for row in rows)
-    (given.output / "collapse.jsonl").write_text("".join(lines), encoding="utf-8")
+    (given.output / FILES[1]).write_text("".join(lines), encoding="utf-8")
     text = table(rows)
-    (given.output / "collapse.md").write_text(text, encoding="utf-8")
-    figure(rows, given.output / "collapse.png")
+    (given.output / FILES[0]).write_text(text, encoding="utf-8")
+    figure(rows, given.output / FILES[2])
     print(text)
     return 0
 

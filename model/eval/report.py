@@ -1,10 +1,12 @@
-"""The report of a run, or of several compared: one HTML file, `report.html`, in the first of them.
+"""The report of a run, or of several compared: one HTML file, in the first of their folders.
 
     python model/eval/report.py runs/first
     python model/eval/report.py runs/study/self/seed* runs/study/uniform/seed*
+    python model/eval/report.py runs/first runs/second --output first_and_second.html
 
-Runs that differ in nothing but the seed are drawn as one, with the range between them as a band. It
-replaces the report that training wrote there.
+Runs that differ in nothing but the seed are drawn as one, with the range between them as a band. One
+run's replaces `report.html`, which training wrote there; that of several is `comparison.html`. A file
+that is no report is not replaced.
 """
 
 import sys
@@ -14,18 +16,29 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
+from model.args import ArgumentError
+from utils.commands import PAGE, Parser, output_file, require_own
 from utils.report import save_report
-from utils.run_directory import REPORT, RunDirectoryError
+from utils.run_directory import COMPARISON, REPORT, RunDirectoryError
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if argv else 2
+    parser = Parser(description=__doc__.splitlines()[0])
+    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
+    about = f"the HTML file [{REPORT} of one run, {COMPARISON} of several, in the first]"
+    parser.add_argument("--output", help=about)
     try:
-        print(save_report(argv, Path(argv[0]) / REPORT))
-    except (RunDirectoryError, OSError) as error:
+        given = parser.parse_args(argv)
+        first, several = Path(given.run_dirs[0]), len(given.run_dirs) > 1
+        if given.output is not None:
+            path = output_file(given.output, PAGE)
+        elif several:
+            path = require_own(first / COMPARISON, PAGE)
+        else:
+            path = first / REPORT
+        print(save_report(given.run_dirs, path))
+    except (ArgumentError, RunDirectoryError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -20,7 +20,7 @@ from compute.estimates import wilson_interval
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
 from prime_inversion import all_problems, best_constant, best_without_p
-from utils.run_directory import RunDirectoryError, read_config, read_metrics, read_problems
+from utils.run_directory import RunDirectoryError, read_args, read_metrics, read_problems
 from utils.tables import markdown_table
 
 LAST_STEPS = 20
@@ -32,7 +32,7 @@ class Run:
     """The logs of one run. Raises RunDirectoryError for a folder that holds none."""
 
     def __init__(self, run_dir: str | Path):
-        self.args, rows = read_config(run_dir)["args"], read_metrics(run_dir)
+        self.args, rows = read_args(run_dir), read_metrics(run_dir)
         self.problems = read_problems(run_dir)
         self.steps = rows[1:]
         self.evaluated = [row for row in rows if "eval/accuracy" in row]
@@ -168,14 +168,12 @@ def main(argv: Sequence[str]) -> int:
         return 0 if argv else 2
     try:
         runs = [Run(run_dir) for run_dir in argv]
+        tables = [[results_row(run) for run in runs], [proposer_row(run) for run in runs]]
+        tables.append([row for run in runs if run.evaluated for row in certainty_rows(run)])
     except RunDirectoryError as error:
         print(error, file=sys.stderr)
         return 2
-    print(markdown_table([results_row(run) for run in runs]))
-    print(markdown_table([proposer_row(run) for run in runs]))
-    certain = [row for run in runs if run.evaluated for row in certainty_rows(run)]
-    if certain:
-        print(markdown_table(certain), end="")
+    print("\n".join(markdown_table(rows) for rows in tables if rows), end="")
     return 0
 
 

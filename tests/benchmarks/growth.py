@@ -29,11 +29,13 @@ import torch
 from throughput import last_line, peak_gigabytes
 from trainers import trainer_of
 
-from model.args import AZRArgs
+from model.args import ArgumentError, AZRArgs
 from model.policy import load_policy
 from model.warm_start import warm_start
 from utils.allocator import keep_freed_memory
+from utils.commands import PICTURE, output_file
 from utils.metrics import token_count
+from utils.plots import save_picture
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
@@ -125,8 +127,8 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
                 axes.legend(frameon=False)
         rows[0, column].set_title(f"{curve}: exponent {exponent(points, 'seconds'):.2f}")
         rows[1, column].set_xlabel(curve)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
+    figure.set_dpi(120)
+    save_picture(figure, path)
 
 
 def main(argv: list[str]) -> int:
@@ -141,6 +143,10 @@ def main(argv: list[str]) -> int:
     if given.point:
         print("\n" + json.dumps(measure(*given.point)))
         return 0
+    try:
+        output_file(given.output, PICTURE)
+    except ArgumentError as error:
+        parser.error(str(error))
     curves = {curve: points_of(curve) for curve in CURVES}
     table = [
         {

@@ -48,7 +48,7 @@ POINTS = {
     "log": (Log, "append"),
     "checkpoint": (utils.checkpoints, "_write"),
     "checkpoint state": (utils.recorder, "save_state"),
-    "checkpoint sync": (utils.checkpoints, "_sync"),
+    "checkpoint sync": (utils.checkpoints, "sync"),
     "checkpoint rename": (Path, "rename"),
     "pointers": (Checkpoints, "settle"),
     "pointer replace": (os, "replace"),

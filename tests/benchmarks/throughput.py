@@ -33,12 +33,13 @@ from trainers import trainer_of
 
 from constants import SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy, TaskType
-from model.args import AZRArgs
+from model.args import ArgumentError, AZRArgs
 from model.policy import load_policy
 from model.presets import preset
 from model.warm_start import warm_start
 from prompts import CHAT
 from utils.allocator import keep_freed_memory
+from utils.commands import output_file
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
@@ -191,6 +192,11 @@ def main(argv: list[str]) -> int:
         return 0
     if args.against and not find_spec("trl"):
         parser.error(f"--against trl: TRL is not installed; pip install {TRL}")
+    if args.output:
+        try:
+            output_file(args.output)
+        except ArgumentError as error:
+            parser.error(str(error))
     names = ["own", *([args.against] if args.against else [])]
     results = {name: measured(name, args) for name in names}
     print(table(results), end="")

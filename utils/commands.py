@@ -1,0 +1,95 @@
+"""What the commands that read runs share: flags refused in one sentence, and where they may write.
+
+A command replaces what it made itself, which a mark in the file tells, and nothing else; and it writes
+into no run directory but what belongs there.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from model.args import ArgumentError
+
+PICTURE = "absolute-zero-prime-inversion"  # the `Software` of a PNG file of ours
+PAGE = "<title>Self-play report: "
+READ = 4096  # bytes of a file, in which a mark is
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ArgumentError, a sentence, where a command line is wrong."""
+
+    def __init__(self, **texts):
+        super().__init__(allow_abbrev=False, **texts)
+
+    def error(self, message):
+        raise ArgumentError(message.removeprefix("argument "))
+
+
+def output_file(given: str | Path, mark: str | None = None) -> Path:
+    """The file that --output names, in a folder that can be written into. Raises ArgumentError where
+    it is something that has not this mark, or belongs to a run."""
+    path = Path(given)
+    if not path.parent.is_dir():
+        raise ArgumentError(f"--output {given}: must be in a folder that exists")
+    _require_writable(path.parent, given)
+    if not _is_free(path, mark):
+        raise ArgumentError(f"--output {given}: must not exist{_but(mark)}")
+    return path
+
+
+def output_folder(given: str | Path, names: Sequence[str], mark: str | None = None) -> Path:
+    """The folder for files of these names that --output names, made and written into before anything
+    is measured for it. Raises ArgumentError where it holds one of them that has not this mark, or
+    belongs to a run."""
+    _require_writable(Path(given), given)
+    taken = [name for name in names if not _is_free(Path(given) / name, mark)]
+    if taken:
+        raise ArgumentError(
+            f"--output {given}: must be a folder without {' and '.join(taken)}{_but(mark)}"
+        )
+    return Path(given)
+
+
+def require_own(file: Path, mark: str) -> Path:
+    """The file itself, which nobody named. Raises ArgumentError where it has not this mark."""
+    if not _is_free(file, mark):
+        raise ArgumentError(f"{file}: must not exist{_but(mark)}; --output names another file")
+    return file
+
+
+def _but(mark: str | None) -> str:
+    return "" if mark is None else ", unless this program made it"
+
+
+def _require_writable(folder: Path, given: str | Path) -> None:
+    runs = [one for one in (folder, *folder.resolve().parents) if is_run(one)]
+    if runs:
+        raise ArgumentError(
+            f"--output {given}: must be outside of run directories, and {runs[0]} is one"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ArgumentError(
+            f"--output {given}: must be a folder that can be written ({error.strerror})"
+        ) from error
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether a folder is that of a run."""
+    return (Path(folder) / "metrics.jsonl").is_file()
+
+
+def _is_free(file: Path, mark: str | None) -> bool:
+    """Whether there is nothing, or what has the mark."""
+    if not file.exists() and not file.is_symlink():
+        return True
+    if mark is None or not file.is_file():
+        return False
+    try:
+        with open(file, "rb") as opened:
+            return mark.encode() in opened.read(READ)
+    except OSError:
+        return False
