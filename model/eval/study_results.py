@@ -26,6 +26,7 @@ from utils.run_directory import read_config, read_metrics
 from utils.tables import markdown_table
 
 GOAL = 0.9
+PLACES = {"run_dir", "run_name", "resume", "yoked_to"}  # of one machine; the condition says the rest
 USES = ("taught", "refill", "untrained")  # of an answer, as the metrics name them
 
 
@@ -43,7 +44,7 @@ class StudyRun:
     def read(cls, condition: str, run_dir: Path) -> "StudyRun":
         """Raises RunDirectoryError."""
         config = read_config(run_dir)
-        args = config["args"]
+        args = {key: value for key, value in config["args"].items() if key not in PLACES}
         return cls(condition, args["seed"], config.get("git_commit"), args, read_metrics(run_dir))
 
     @cached_property
