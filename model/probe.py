@@ -58,6 +58,7 @@ def require_trainable(
         )
 
 
+@torch.no_grad()
 def differences(policy: Policy, prompts: Sequence[Prompt], args: AZRArgs) -> dict[str, float]:
     """How far each way to compute a response's log-probabilities is from the model's own, in nats: of the
     token that is furthest, or in the mean where rounding may change a token by much."""
