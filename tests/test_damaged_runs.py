@@ -70,6 +70,11 @@ DAMAGE = {  # of a file: what is done to it, and what of it the sentence names
     "a word among the metrics": (
         "metrics.jsonl", lambda f: edit(f, lambda row: row.update(loss="low")), "line 2: loss must"
     ),
+    "nothing where time was measured": (
+        "metrics.jsonl",
+        lambda file: edit(file, lambda row: row.update(step_time=None)),
+        "line 2: step_time must be a number",
+    ),
     "metrics of zeros": ("metrics.jsonl", lambda f: f.write_bytes(bytes(99) + b"\n"), "line 1"),
     "a problem of no prime": (
         "problems.jsonl",

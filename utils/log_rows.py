@@ -10,6 +10,7 @@ from custom_types import TASKS
 from model.args import ArgumentError, AZRArgs
 from prime_inversion import primes_between
 
+MEASURED = ("step_time", "time/", "perf/", "eval/accuracy", "skipped_updates")  # never null
 ITEMS = {"problems.jsonl": 5, "evaluations.jsonl": 4}  # numbers in an item: [x, y, p, ...]
 
 
@@ -52,9 +53,12 @@ def parse_log(text: str, where: str) -> list[Row]:
 
 
 def check_metrics(rows: Iterable[Row]) -> None:
-    """Raise RunDirectoryError unless every value is a number, or null."""
+    """Raise RunDirectoryError unless every value is a number, or null where there may be nothing to
+    measure."""
     for row in rows:
         for key, value in row.items():
+            if key.startswith(MEASURED) and not _is_number(value):
+                raise RunDirectoryError(f"{row.where}: {key} must be a number")
             if value is not None and not _is_number(value):
                 raise RunDirectoryError(f"{row.where}: {key} must be a number or null")
 

@@ -132,7 +132,7 @@ def _accuracy(page: Page) -> None:
         "is 0 or 1; an invalid one -0.5, a malformed one -1, unless the arguments above say otherwise. "
         "An answer earns 1, -0.5 if it is wrong, -1 if it cannot be read."
         + (
-            " Lines are means of the runs that have a step, bands reach from the lowest to the highest."
+            " Lines are means of the runs, at the steps that all have, bands reach from the lowest to the highest."
             * page.several["several_runs"]
         ),
     )
