@@ -5,6 +5,7 @@ the trainer's own rollouts.
 import json
 
 import pytest
+from huggingface_hub import is_offline_mode
 from test_cli import command
 from trainers import make_trainer
 
@@ -139,7 +140,8 @@ def test_what_was_trained_on_is_what_entered_the_updates(warm_tiny):
     ],
 )
 def test_what_cannot_be_done_is_said_in_a_sentence(argv, said, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read once, at import
+    assert is_offline_mode()
     assert baselines.main(argv) == 2
     out, error = capsys.readouterr()
     assert out == "" and said in error and len(error.strip().splitlines()) == 1

@@ -120,12 +120,17 @@ def test_without_the_mask_the_scores_are_off(qwen):
 
 def test_chunked_logits_change_neither_value_nor_gradient(qwen, monkeypatch):
     ids, attention, response = batch([((3, 4), (5, 6, 7)), ((8,), (9, 10))])
-    results = []
-    for elements in (2**27, 100):  # 100 elements are two tokens of 50 words
+    results, sizes = [], []
+    head = qwen.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, hidden, logits: sizes.append(len(logits)))
+    for elements, parts in ((2**27, [5]), (100, [2, 2, 1])):  # 100: two tokens of 50 words
         monkeypatch.setattr("model.inference.LOGIT_CHUNK_ELEMENTS", elements)
+        sizes.clear()
         logprobs, entropy = token_logprobs(qwen, ids, attention, response, 1.0)
+        assert sizes == parts
         gradient = torch.autograd.grad((logprobs + 0.3 * entropy).sum(), list(qwen.parameters()))
         results.append([logprobs.detach(), entropy.detach(), *gradient])
+    hook.remove()
     for whole, chunked in zip(*results, strict=True):
         torch.testing.assert_close(whole, chunked, rtol=1e-6, atol=1e-9)
 
