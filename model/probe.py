@@ -32,7 +32,7 @@ def require_trainable(
     """Raise PolicyError where a policy cannot play `roles` with these arguments, or not be trained on it.
 
     Costs two responses of full length to each of at most six prompts, scored three times: on a GPU
-    the seconds of one slice of rollouts, on two cores some 10 s for SmolLM2.
+    about one slice of rollouts, for SmolLM2 28 s of one core.
     """
     prompts = longest_prompts(renderer, args, roles)
     require_prompts(policy, renderer, prompts)
