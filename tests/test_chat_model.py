@@ -21,6 +21,7 @@ from model.policy import PolicyError, load_policy, load_pretrained, require_plai
 from utils.string_formatting import parse_solver
 
 
+@pytest.mark.slow
 def test_a_chat_model_takes_the_same_path(tmp_path):
     """A small random Qwen2 with a chat template, in a local folder, with the chat preset's switches:
     K references, answers apart from attempts, micro-batches, chat prompts."""
