@@ -95,6 +95,7 @@ def test_frozen_weights_of_16_bits_get_adapters_of_32(folder):
     assert {weight.dtype for weight in merged_weights(model).values()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_the_command_trains_adapters(folder, tmp_path):
     result = command(
         "--model", "model", "--run-dir", "run", "--lora-rank", "2", "--total-steps", "1",

@@ -85,6 +85,7 @@ def test_rows_by_hand():
     assert {row["n"] for row in empty} == {0} and {row["accuracy"] for row in empty} == {None}
 
 
+@pytest.mark.slow
 def test_a_run_is_compared_on_its_evaluation_problems(whole, tmp_path, monkeypatch, capsys):
     """Greedy answers of its checkpoint are those of its own last evaluation; another run of the same
     command would replace files, and is refused."""
@@ -147,6 +148,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(argv, said, capsys, monkeypat
     assert out == "" and said in error and len(error.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_run_of_smaller_primes_is_not_asked_about_larger_ones(whole, capsys):
     assert baselines.main(["--model", str(whole), "--max-prime", "17"]) == 2
     assert "--max-prime 17: must be a number that" in capsys.readouterr().err

@@ -22,6 +22,7 @@ from model.probe import require_trainable
 from utils.string_formatting import PromptRenderer, parse_solver
 
 
+@pytest.mark.slow
 def test_a_chat_model_takes_the_same_path(tmp_path):
     """A small random Qwen2 with a chat template, in a local folder, with the chat preset's switches:
     K references, answers apart from attempts, micro-batches, chat prompts."""

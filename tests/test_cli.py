@@ -26,6 +26,8 @@ from custom_types import CELLS, ROLES, TASKS, Role, TaskType, Verdict
 from model.args import AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
 
+pytestmark = pytest.mark.slow
+
 SHORT = [
     "--max-prime",
     "13",

@@ -114,6 +114,7 @@ def test_nobody_proposes_and_the_buffer_fills_every_batch(warm_tiny):
     assert metrics["answer_frac/refill"] == 1 and len(trainer.problems) == known
 
 
+@pytest.mark.slow
 def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
     """As many distinct problems of each task as the run of 20 steps proposed, drawn anew."""
     trainer = make_trainer(warm_tiny[0], proposer="yoked", yoked_to=str(half), total_steps=20)
@@ -126,6 +127,7 @@ def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
     assert roles(trainer) == {Role.SOLVER}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "said"),
     [

@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from constants import ROOT
+
+pytestmark = pytest.mark.slow
 
 
 def test_killed_runs_become_the_run_that_was_not_killed():

@@ -151,6 +151,7 @@ UPDATES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, moment, sizes", UPDATES)
 def test_the_peak_of_an_update_is_the_allocators(precision, moment, sizes):
     planned, last = planned_update(precision, **sizes)
@@ -201,6 +202,7 @@ ROLLOUTS = [  # rows, distinct prompts, their tokens, new tokens
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [FLOAT32, AUTOCAST, ADAPTERS])
 @pytest.mark.parametrize("moment, work, sizes", ROLLOUTS)
 def test_the_peak_of_a_rollout_is_the_allocators(precision, moment, work, sizes):

@@ -30,6 +30,7 @@ def limited(tmp_path, *flags: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads its own size from /proc")
 def test_running_out_of_memory_names_the_flags_to_turn(tmp_path):
     """5000 proposals a task at once need over a gigabyte; in slices of 64 rows they do not."""

@@ -27,6 +27,7 @@ def content_of(page: Path) -> dict:
 # ---------------------------------------------------------------- the page
 
 
+@pytest.mark.slow
 def test_a_run_leaves_a_report_of_its_logs(whole):
     """Every curve's values are the log's, and every evaluation problem is in the last map."""
     content = content_of(whole / "report.html")
@@ -49,6 +50,7 @@ def test_a_run_leaves_a_report_of_its_logs(whole):
     assert [{**row, "run": "whole"} for row in logged] == content["transcripts"]
 
 
+@pytest.mark.slow
 def test_what_is_no_run_is_refused_and_a_report_replaced(whole, tmp_path, capsys):
     assert report.main([str(tmp_path)]) == 2
     assert "must be a run directory" in capsys.readouterr().err
@@ -116,6 +118,7 @@ def settle(driver) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("page", ["hostile", "compared"])
@@ -139,6 +142,7 @@ def test_the_page_is_whole_at_any_width(page, width, request):
         assert driver.execute_script(colour) == "rgb(255, 255, 255)"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_filters_leave_what_was_asked_for(hostile):
     from selenium.webdriver.common.by import By
@@ -174,6 +178,7 @@ def test_filters_leave_what_was_asked_for(hostile):
         assert driver.title == "Self-play report: run<b>"
 
 
+@pytest.mark.slow
 @needs_browser
 def test_pointing_at_a_chart_says_its_values(whole):
     from selenium.webdriver.common.action_chains import ActionChains
@@ -187,6 +192,7 @@ def test_pointing_at_a_chart_says_its_values(whole):
         assert {"step", "abduction", "deduction", "induction", "mean"} <= set(tip.text.split())
 
 
+@pytest.mark.slow
 @needs_browser
 def test_compared_groups_have_colours_of_their_own(compared):
     """In a chart of one quantity, and dashes where the colours are the quantities'."""
@@ -202,6 +208,7 @@ def test_compared_groups_have_colours_of_their_own(compared):
         assert len(many) == 8 == len(set(map(tuple, many))) and len({own for own, _ in many}) == 4
 
 
+@pytest.mark.slow
 @needs_browser
 def test_dark_screens_and_white_paper(whole):
     """Text is told from its ground by a contrast of at least 4.5 in either; paper is never dark."""
@@ -229,6 +236,7 @@ def test_dark_screens_and_white_paper(whole):
                 assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 4.5
 
 
+@pytest.mark.slow
 def test_the_command_says_where_the_report_is(whole, tmp_path, capsys):
     run = Path(shutil.copytree(whole, tmp_path / "run"))
     assert report.main([str(run), str(whole)]) == 0

@@ -17,6 +17,8 @@ from constants import ROOT
 from model.args import parse_args
 from utils.recorder import Recorder
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- exact
 
 

@@ -14,6 +14,8 @@ from run_contents import SMALL, assert_equal_runs, done_here, main_here
 from constants import ROOT
 from model import train
 
+pytestmark = pytest.mark.slow
+
 # ---------------------------------------------------------------- refusals
 
 

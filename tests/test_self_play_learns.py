@@ -65,12 +65,13 @@ def test_the_bound_by_hand():
     assert bound() == pytest.approx(0.6447, abs=1e-4)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_sixty_steps_of_self_play_learn_what_guessing_does_not(seed):
     before, after = accuracies(seed=seed)
     assert before < bound() < after - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trainer_class", "changes"),
     [(AZRTrainer, dict(lr=1e-9)), (UnrelatedRewards, dict())],

@@ -37,6 +37,7 @@ def policy():
     return load_policy(ARGS)
 
 
+@pytest.mark.slow
 def test_it_is_the_model_it_says(policy):
     """134,515,008 parameters, trainable float32, and it answers as an instruct model does."""
     assert sum(one.numel() for one in policy.model.parameters()) == 134_515_008
@@ -63,6 +64,7 @@ def test_the_prompt_is_its_own_templates(policy):
     assert text.count("<|im_start|>assistant\n\\boxed{") == DIALOGUE.examples
 
 
+@pytest.mark.slow
 def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path):
     renderer = PromptRenderer.for_policy(policy, ARGS)
     metrics = trainer_of(policy, ARGS).step()
@@ -82,6 +84,7 @@ def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path)
     assert again(text)["input_ids"] == policy.tokenizer(text)["input_ids"]
 
 
+@pytest.mark.slow
 def test_it_takes_a_step_with_adapters(policy):
     pytest.importorskip("peft", reason="pip install peft")
     args = replace(ARGS, lora_rank=2)

@@ -131,6 +131,7 @@ def test_each_run_is_told_its_model(tmp_path, monkeypatch):
     assert told[0][told[0].index("--model") + 1] == "tiny"
 
 
+@pytest.mark.slow
 def test_arms_run_with_what_they_follow_first(tmp_path):
     """Self and yoked, three steps: yoked is taught as many distinct problems a task and step as self
     proposed. Then the tables come again from the logs alone."""
@@ -161,6 +162,7 @@ def test_arms_run_with_what_they_follow_first(tmp_path):
     assert "holds a run with --total-steps 3, not 200" in other
 
 
+@pytest.mark.slow
 def test_a_study_is_resumed_and_refuses_other_settings(tmp_path):
     given = ["--grid", "arms", "--output", "study", "--seeds", "1", "--only", "self", "uniform"]
     flags = "--max-prime 7 --total-steps 2 --batch-size 8 --eval-every 1 --warm-start-steps 5"

@@ -103,6 +103,7 @@ def assert_untouched(run_dir: Path, untracked: Path) -> None:
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_offline_without_a_key_and_resumed_as_the_same_run(untracked, tmp_path):
     first = trained(tmp_path, *RUN, "--total-steps", "2", "--wandb")
     assert (first.returncode, first.stderr) == (0, "")
@@ -131,6 +132,7 @@ def test_the_four_first_panels_are_in_one_section():
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_whatever_wandb_meets_the_run_is_the_same(untracked, tmp_path):
     """No network, a broken key, an unknown mode: at the same time, since each waits."""
     runs = {}
@@ -183,6 +185,7 @@ class Run:
 '''
 
 
+@pytest.mark.slow
 def test_a_tracker_that_waits_for_ever_delays_nothing(untracked, tmp_path):
     """By order of events: the run has done every step and ended, and the tracker is still at its start,
     which it leaves only when this test reads. Then it logs every row. A stand-in, because no server can
@@ -202,6 +205,7 @@ def test_a_tracker_that_waits_for_ever_delays_nothing(untracked, tmp_path):
         assert {key: row[key] for key in panels(metrics)} == panels(metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written(untracked, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -210,6 +214,7 @@ def test_a_folder_that_cannot_be_written(untracked, tmp_path):
     assert_untouched(tmp_path / "run", untracked)
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_a_file(untracked, tmp_path):
     """For root too."""
     (tmp_path / "file").write_text("")
