@@ -36,6 +36,7 @@ from model.eval.study_results import (
     save_figure,
     save_runs,
 )
+from utils.commands import output_folder
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
 
 
@@ -194,7 +195,7 @@ def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0, 1 where a run failed, 2 for a wrong flag."""
+    """Exit status: 0, 1 where a run failed or its logs are damaged, 2 for a wrong flag."""
     names = sorted({name for grid in GRIDS.values() for name in grid.conditions})
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
@@ -225,13 +226,14 @@ def main(argv: Sequence[str]) -> int:
     try:
         if given.logs is not None:
             runs = load_runs(given.logs)
+            output_folder(given.output, ("study.md", "study.png"))
         else:
             runs = run_all(grid, chosen, seeds, given.flags.split(), given.output)
     except ArgumentError as error:
         sentence = str(error)
         print(sentence if sentence.startswith("--output") else f"--flags: {error}", file=sys.stderr)
         return 2
-    except StudyError as error:
+    except (StudyError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 1
     except (OSError, ValueError, TypeError) as error:
