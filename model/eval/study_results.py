@@ -26,7 +26,12 @@ from utils.run_directory import read_config, read_metrics
 from utils.tables import markdown_table
 
 GOAL = 0.9
-PLACES = {"run_dir", "run_name", "resume", "yoked_to"}  # of one machine; the condition says the rest
+PLACES = {
+    "run_dir",
+    "run_name",
+    "resume",
+    "yoked_to",
+}  # of one machine; the condition says the rest
 USES = ("taught", "refill", "untrained")  # of an answer, as the metrics name them
 
 
@@ -45,7 +50,8 @@ class StudyRun:
         """Raises RunDirectoryError."""
         config = read_config(run_dir)
         args = {key: value for key, value in config["args"].items() if key not in PLACES}
-        return cls(condition, args["seed"], config.get("git_commit"), args, read_metrics(run_dir))
+        rows = [dict(row) for row in read_metrics(run_dir)]
+        return cls(condition, args["seed"], config.get("git_commit"), args, rows)
 
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,14 +77,13 @@ class StudyRun:
         return float(self.curve[2][-LAST_EVALUATIONS:].mean())
 
     @property
-    def reached(self) -> tuple[float, float, float] | None:
-        """Steps, answers trained on and seconds of training to the goal; None where it was not met."""
+    def reached(self) -> tuple[float, float] | None:
+        """Steps and answers trained on to the goal; None where it was not met."""
         steps, spent, accuracy = self.curve
         if not (accuracy >= GOAL).any():
             return None
         first = int((accuracy >= GOAL).argmax())
-        own = (row["step_time"] for row in self.metrics if 0 < row["step"] <= steps[first])
-        return steps[first], spent[first], sum(own)
+        return steps[first], spent[first]
 
     def mean(self, key: str, last: int | None = None) -> float | None:
         """Of a metric over the steps, or the last of them; None where none has it."""
@@ -128,7 +133,7 @@ def controls_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
         took = [run.reached for run in runs if run.reached is not None]
         valid = [run.mean(f"valid_frac/{task}", last=20) for run in runs for task in TASKS]
         known = [value for value in valid if value is not None]
-        steps, answers, seconds = (interval([values[k] for values in took]) for k in range(3))
+        steps, answers = (interval([values[k] for values in took]) for k in range(2))
         rows.append(
             {
                 "condition": name,
@@ -138,7 +143,6 @@ def controls_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
                 f"reached {GOAL}": f"{len(took)} of {len(runs)}",
                 "steps to it": steps,
                 "answers to it": answers,
-                "seconds to it": seconds,
                 "valid proposals": f"{fmean(known):.2f}" if known else "-",
             }
         )
