@@ -191,3 +191,34 @@ def test_grpo_normalises_within_the_attempts_at_one_problem(warm_tiny, n_attempt
         for reward, advantage in rows:
             expected = (reward - fmean(rewards)) / stdev(rewards) if len(set(rewards)) > 1 else 0.0
             assert advantage == pytest.approx(expected, abs=1e-5)
+
+
+def test_answers_cost_nothing_and_proposals_their_crowd(warm_tiny):
+    """By hand: what is the same problem as k of a task's 32 proposals costs 0.5 k / 32, and nothing else
+    costs anything."""
+    trainer = make_trainer(warm_tiny[0], batch_size=32, crowding_cost=0.5)
+    played = trainer.rollout_phase()
+    copies = Counter(problem for _, problem in played.proposals if problem is not None)
+    costs = [0.5 * copies[problem] / 32 for _, problem in played.proposals]
+    assert [item.cost for item, _ in played.proposals] == pytest.approx(costs)
+    assert max(copies.values()) > 1 and {item.cost for item in played.answers} == {0.0}
+
+
+# ---------------------------------------------------------------- over the steps
+
+
+def test_the_learning_rate_of_a_late_step(warm_tiny):
+    """Half the peak a half-life of 25 steps after the hold of 130."""
+    trainer = make_trainer(warm_tiny[0], lr=0.01)
+    trainer.steps = 154
+    assert trainer.step()["learning_rate"] == pytest.approx(0.005)
+
+
+def test_tokens_are_counted_over_all_steps(warm_tiny):
+    trainer = make_trainer(warm_tiny[0])
+    sampled, counted = 0, []
+    for _ in range(2):
+        counted.append(trainer.step()["num_tokens"])
+        own = trainer.played.completions
+        sampled += sum(len(one.prompt_ids) + len(one.response_ids) for one in own)
+    assert 0 < counted[0] < counted[1] == sampled
