@@ -32,6 +32,7 @@ def asked(given: BaselineArgs, args: AZRArgs) -> list[Problem]:
     return [problem for problem in evaluation_problems(args) for _ in range(given.samples)]
 
 
+@pytest.mark.slow
 def test_the_exact_solver_is_perfect_up_to_the_largest_prime():
     """It checks the judge and the answer format over a sample of the whole range."""
     given = BaselineArgs(max_prime=617, num_problems=60, samples=2)

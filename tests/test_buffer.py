@@ -171,3 +171,17 @@ def test_drawing_the_unsolved_from_nothing():
     assert ProblemBuffer(0).sample_unsolved(DEDUCTION, 0) == []
     with pytest.raises(ValueError, match="deduction"):
         ProblemBuffer(0).sample_unsolved(DEDUCTION, 1)
+
+
+def test_what_is_known_of_answers_survives_json():
+    """A right answer, a wrong one and a right one: the rate goes 0.1, 0.09, 0.181."""
+    buffer, restored = ProblemBuffer(0), ProblemBuffer(1)
+    for problem in (Problem(DEDUCTION, 2, 4, 7), Problem(DEDUCTION, 3, 5, 7)):
+        buffer.add(problem)
+    for correct in (True, False, True):
+        buffer.record(Problem(DEDUCTION, 3, 5, 7), correct)
+    restored.load_state_dict(json.loads(json.dumps(buffer.state_dict())))
+    for one in (buffer, restored):
+        first, (*known, rate, count) = one.state_dict()["problems"]
+        assert first == ["deduction", 2, 4, 7, 0.0, 0] and known == ["deduction", 3, 5, 7]
+        assert rate == pytest.approx(0.181) and count == 3

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from model.inference import Response, decode, sample_tokens
+from model.inference import Response, decode, generate, sample_tokens
 from model.policy import tiny_tokenizer
 from model.prefill import prefill
 
@@ -51,6 +51,32 @@ def test_a_row_becomes_what_its_parent_was_and_a_token(model, parents):
             logits = decoding.extend(torch.tensor(places), torch.tensor(tokens))
 
 
+@torch.no_grad()
+def test_every_row_draws_its_own_numbers_one_for_each_token(model):
+    """Token by token and row by row, by the whole logits: 24 rows, which part, and leave the model when
+    they have ended."""
+    prompts, stops, most = [(5, 6), (7, 8, 9, 10), (11,)] * 8, tuple(range(1, 12)), 10
+    responses = generate(
+        model, prompts, max_new_tokens=most, temperature=0.8, stop_ids=stops, pad_id=PAD, max_rows=64,
+        generator=torch.Generator().manual_seed(2),
+    )  # fmt: skip
+    numbers = torch.rand((24, most), generator=torch.Generator().manual_seed(2))
+    lengths = set()
+    for prompt, own, response in zip(prompts, numbers, responses, strict=True):
+        ids: list[int] = []
+        while len(ids) < most and not (ids and ids[-1] in stops):
+            logits = model(torch.tensor([[*prompt, *ids]])).logits[:, -1]
+            ids.append(sample_tokens(logits, 0.8, own[len(ids)][None])[0].item())
+        assert list(response.ids) == ids and response.finished == (ids[-1] in stops)
+        lengths.add(len(ids))
+    assert len(lengths) > 3
+
+
+def test_the_likeliest_token_is_sure_at_temperature_0():
+    tokens, logprobs = sample_tokens(torch.tensor([[0.1, 0.3, 0.2]]), 0, torch.tensor([0.0]))
+    assert tokens.tolist() == [1] and logprobs.tolist() == [0.0]
+
+
 def test_a_uniform_number_that_was_rounded_up_to_one_picks_a_possible_token():
     """1 - 2^-30 is 1 in float32. Of two tokens of probability 1/2 before an impossible one it picks the
     second; so it does where the probabilities add up to a little less than 1, or more."""
@@ -74,3 +100,11 @@ def test_the_first_id_without_a_word_is_unreadable():
     ids = [(last,), (last + 1,), (5, last + 1)]
     texts = decode(tokenizer, [Response(own, (0.0,) * len(own), finished=False) for own in ids])
     assert texts[0] == tokenizer.decode([last]) != "" and texts[1:] == ["\ufffd", "\ufffd"]
+
+
+def test_the_id_that_ends_a_response_is_no_part_of_its_text():
+    """Where it has ended; the same ids of one that has not are all text."""
+    tokenizer = tiny_tokenizer(13)
+    ids = tuple(tokenizer("7", add_special_tokens=False)["input_ids"]) + (tokenizer.eos_token_id,)
+    ended, cut = (Response(ids, (0.0,) * len(ids), finished) for finished in (True, False))
+    assert decode(tokenizer, [ended, cut]) == ["7", "7" + tokenizer.eos_token]

@@ -124,6 +124,47 @@ def test_each_proposer_prompt_shows_k_references(warm_tiny):
     assert Counter(asked) == {(task, 3): 8 for task in TASKS}
 
 
+@pytest.mark.parametrize("train_attempts", [True, False])
+def test_a_round_holds_what_was_sampled_and_what_was_new(warm_tiny, train_attempts):
+    """By counts: 32 proposals a task; n = 3 attempts at each distinct valid problem; with attempts trained
+    on, 32 * 3 answers a task in all, and without 32 more, of which one to each of those problems. Every
+    answer is remembered, whatever it was for."""
+    trainer = make_trainer(
+        warm_tiny[0], batch_size=32, train_attempts=train_attempts, seed_problems=16
+    )
+    old, new = set(), set()
+
+    def remembered() -> int:
+        return sum(count for *_, count in trainer.problems.state_dict()["problems"])
+
+    for _ in range(2):
+        before = remembered()
+        known = {problem for task in TASKS for problem in trainer.problems.problems(task)}
+        played = trainer.rollout_phase()
+        valid = {problem for _, problem in played.proposals if problem is not None}
+        assert Counter(played.novel) == Counter(valid - known)
+        old, new = old | (valid & known), new | (valid - known)
+        attempts = 3 * len(valid)
+        answers = 3 * 32 * 3 if train_attempts else attempts + 3 * 32
+        roles = Counter(one.role for one in played.completions)
+        assert roles == {Role.PROPOSER: 3 * 32, Role.SOLVER: answers}
+        assert len(played.answers) == (3 * 32 * 3 if train_attempts else 3 * 32)
+        assert played.taught == (attempts if train_attempts else len(valid))
+        assert remembered() - before == answers
+    assert old and new
+
+
+def test_what_is_drawn_is_answered_once_more_where_attempts_are_not_trained_on(warm_tiny):
+    """The environment's problems too: each has its three attempts, and one answer that is trained on."""
+    trainer = make_trainer(warm_tiny[0], proposer="uniform", train_attempts=False)
+    played = trainer.rollout_phase()
+    lessons = [item.rollout.problem for item in played.answers[: played.taught]]
+    assert set(lessons) == set(played.solve_rates) and len(lessons) == len(set(lessons)) > 3
+    assert len(played.answers) == 3 * 8
+    asked = Counter(one.problem for one in played.completions)
+    assert all(asked[problem] >= 3 + 1 for problem in lessons)
+
+
 # ---------------------------------------------------------------- which advantages
 
 
@@ -150,3 +191,34 @@ def test_grpo_normalises_within_the_attempts_at_one_problem(warm_tiny, n_attempt
         for reward, advantage in rows:
             expected = (reward - fmean(rewards)) / stdev(rewards) if len(set(rewards)) > 1 else 0.0
             assert advantage == pytest.approx(expected, abs=1e-5)
+
+
+def test_answers_cost_nothing_and_proposals_their_crowd(warm_tiny):
+    """By hand: what is the same problem as k of a task's 32 proposals costs 0.5 k / 32, and nothing else
+    costs anything."""
+    trainer = make_trainer(warm_tiny[0], batch_size=32, crowding_cost=0.5)
+    played = trainer.rollout_phase()
+    copies = Counter(problem for _, problem in played.proposals if problem is not None)
+    costs = [0.5 * copies[problem] / 32 for _, problem in played.proposals]
+    assert [item.cost for item, _ in played.proposals] == pytest.approx(costs)
+    assert max(copies.values()) > 1 and {item.cost for item in played.answers} == {0.0}
+
+
+# ---------------------------------------------------------------- over the steps
+
+
+def test_the_learning_rate_of_a_late_step(warm_tiny):
+    """Half the peak a half-life of 25 steps after the hold of 130."""
+    trainer = make_trainer(warm_tiny[0], lr=0.01)
+    trainer.steps = 154
+    assert trainer.step()["learning_rate"] == pytest.approx(0.005)
+
+
+def test_tokens_are_counted_over_all_steps(warm_tiny):
+    trainer = make_trainer(warm_tiny[0])
+    sampled, counted = 0, []
+    for _ in range(2):
+        counted.append(trainer.step()["num_tokens"])
+        own = trainer.played.completions
+        sampled += sum(len(one.prompt_ids) + len(one.response_ids) for one in own)
+    assert 0 < counted[0] < counted[1] == sampled

@@ -55,6 +55,7 @@ def test_it_is_the_model_it_says(policy):
     assert "Paris" in policy.tokenizer.decode(answer.ids)
 
 
+@pytest.mark.slow
 def test_the_prompt_is_its_own_templates(policy):
     renderer = PromptRenderer.for_policy(policy, ARGS)
     prompt = renderer.solver(Problem(TaskType.DEDUCTION, 2, 4, 7))
