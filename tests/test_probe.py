@@ -2,10 +2,12 @@
 pass, and the arithmetic of prompt, response and window."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from odd_models import EXPERTS, GPT2, SHAPE, WORDS, odd_model, said_of
+from trainers import trainer_of
 from transformers import AutoModelForCausalLM
 
 from custom_types import TASKS, Role, Rollout
@@ -107,6 +109,10 @@ def test_a_window_of_just_the_longest_sequence_is_none(tmp_path, kind):
     prompts = longest_prompts(renderer, args)
     found = differences(policy, prompts, args)
     assert found == differences(load_policy(AZRArgs(model=str(long), **SMALL)), prompts, args)
+    # Many prompts that share their beginning are read in rows longer than the window.
+    trainer = trainer_of(policy, replace(args, batch_size=12, n_attempts=2))
+    metrics = trainer.step()
+    assert metrics["sampling/logp_difference_max"] < 1e-4 and metrics["grad_norm"] > 0
     less = odd_model(tmp_path / "less", kind, **SHAPE, sliding_window=length - 1, head_dim=16)
     with pytest.raises(PolicyError, match=f"must see {length} tokens .* window is {length - 1};"):
         probed(less)
