@@ -64,6 +64,11 @@ def flag(
     )
 
 
+def is_text(value: str) -> bool:
+    """Whether a text can be written to files and shown: in UTF-8, without control characters."""
+    return _is_unicode(value) and not any(category(one) in CONTROLS for one in value)
+
+
 def check(item: Field, value) -> None:
     """Raise ArgumentError unless `value` is what the field may be."""
     if value is None and item.default is None:
@@ -79,7 +84,7 @@ def _check_one(item: Field, value) -> None:
         least, most = _range(limits)
         ok = least <= value <= most and (limits["above"] is None or value > limits["above"])
     if ok and wanted is str:
-        ok = _is_unicode(value) and not any(category(one) in CONTROLS for one in value)
+        ok = is_text(value)
     ok = ok and (limits["choices"] is None or value in limits["choices"])
     if not ok:
         raise ArgumentError(f"{_name(item)} {shown(value)}: must be {_allowed(item)}")

@@ -81,7 +81,7 @@ ROOMS = {
     "model.eval.study_results": METHOD | ANY_UTILS | {"model.eval.contrasts"},
     "utils.allocator": set(),
     "utils.checkpoints": set(),
-    "utils.commands": UTILS,
+    "utils.commands": UTILS | {"model.flags"},
     "utils.console": UTILS,
     "utils.curriculum": UTILS,
     "utils.curves": set(),

@@ -1,5 +1,7 @@
 """Where commands write: what they made is replaced, nothing else is. Oracle: the files before."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -168,3 +170,20 @@ def test_a_run_directory_is_no_place_for_them(copy, capsys, main, folder):
 
 def test_pages_of_a_run_have_names_of_their_own():
     assert {REPORT, COMPARISON} == PAGES
+
+
+@pytest.mark.parametrize("script", ["study", "collapse", "report"])
+def test_a_folder_that_is_no_text_is_refused_in_a_sentence(script):
+    """A name with a byte that no UTF-8 text has, as a command line brings it."""
+    command = [sys.executable.encode(), str(ROOT / "model" / "eval" / f"{script}.py").encode()]
+    result = subprocess.run([*command, b"--output", b"out\xff"], capture_output=True)
+    said = result.stderr.decode()
+    assert result.returncode == 2 and "must be text in UTF-8" in said and "\\udcff" in said
+    assert len(said.strip().splitlines()) == 1
+
+
+def test_a_share_above_one_is_refused():
+    command = [sys.executable, str(ROOT / "model" / "eval" / "collapse.py"), "--unclosed"]
+    for value in ("2", "nan", "-0.1"):
+        said = subprocess.run([*command, value], capture_output=True, text=True)
+        assert said.returncode == 2 and "must be a number from 0 to 1" in said.stderr

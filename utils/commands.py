@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from model.args import ArgumentError
+from model.flags import ArgumentError, is_text, shown
 
 PICTURE = "absolute-zero-prime-inversion"  # the `Software` of a PNG file of ours
 PAGE = "<title>Self-play report: "
@@ -21,6 +21,14 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **texts):
         super().__init__(allow_abbrev=False, **texts)
+
+    def parse_args(self, args=None, namespace=None):
+        for word in args or ():
+            if not is_text(word):
+                raise ArgumentError(
+                    f"{shown(word)}: must be text in UTF-8 without control characters"
+                )
+        return super().parse_args(args, namespace)
 
     def error(self, message):
         raise ArgumentError(message.removeprefix("argument "))

@@ -11,7 +11,6 @@ greedy answers, whose box is left open for most problems (`--unclosed`).
 Writes `collapse.md` (before and after), `collapse.jsonl` (each step of each run) and `collapse.png`.
 """
 
-import argparse
 import copy
 import json
 import sys
@@ -46,7 +45,7 @@ from model.eval.evaluator import Evaluator, evaluation_problems
 from model.policy import build_tiny
 from model.trainer import AZRTrainer
 from model.warm_start import train_on_texts, warm_start
-from utils.commands import output_folder
+from utils.commands import Parser, output_folder
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 from utils.validate_by_executing import judge_solver
@@ -238,14 +237,16 @@ def figure(rows: Sequence[dict], path: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit status: 0, or 2 after one sentence on stderr about a folder that cannot be written to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=RUNS_DIR / "collapse")
     parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
     parser.add_argument("--total-steps", type=int, default=100, choices=range(1, 10_001), metavar="N")  # fmt: skip
     parser.add_argument("--unclosed", type=float, default=0.8, help="share of problems, 0 to 1")
-    given = parser.parse_args(argv)
     try:
+        given = parser.parse_args(argv)
+        if not 0 <= given.unclosed <= 1:
+            raise ArgumentError(f"--unclosed {given.unclosed}: must be a number from 0 to 1")
         output_folder(given.output, FILES)
     except ArgumentError as error:
         print(error, file=sys.stderr)

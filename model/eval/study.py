@@ -12,7 +12,6 @@ stopped. Writes into the output folder `study.jsonl.gz`, the logs, `study.md`, t
 accuracy against the answers trained on; `--from` makes the last two again from such logs.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -36,7 +35,7 @@ from model.eval.study_results import (
     save_figure,
     save_runs,
 )
-from utils.commands import output_folder
+from utils.commands import Parser, output_folder
 from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
 
 
@@ -197,7 +196,7 @@ def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 where a run failed or its logs are damaged, 2 for a wrong flag."""
     names = sorted({name for grid in GRIDS.values() for name in grid.conditions})
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--output", type=Path, default=RUNS_DIR / "study", help="folder of the study"
     )
@@ -212,7 +211,11 @@ def main(argv: Sequence[str]) -> int:
         "--from", dest="logs", type=Path, metavar="FILE",
         help="make table and figure of these logs, study.jsonl.gz of a study, and run nothing",
     )  # fmt: skip
-    given = parser.parse_args(argv)
+    try:
+        given = parser.parse_args(argv)
+    except ArgumentError as error:
+        print(error, file=sys.stderr)
+        return 2
 
     grid = GRIDS[given.grid]
     chosen = [name for name in grid.conditions if name in given.only]
