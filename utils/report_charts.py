@@ -62,12 +62,14 @@ def curve_chart(
     points = {"size": 16} if max(known[key] for key in series.values()) < MARKED_POINTS else False
     layers = []
     for label, key in series.items():
+        if not known[key]:  # an axis over nothing has no end
+            continue
         rows = [{"filter": f"isValid(datum['{key}'])"}]
         colour = {"datum": label, **by_series}
         if several_groups and one_series:
             colour = by_group | group_colours
         y = {"type": "quantitative", "scale": scale, "axis": _axis(None)}
-        if several_runs:
+        if several_runs and known[f"{key} low"]:
             layers.append(
                 {
                     "transform": rows,
