@@ -39,14 +39,15 @@ def test_what_is_dropped_at_random_takes_no_part(tmp_path, kind):
 
 
 def test_the_configs_do_drop(tmp_path):
-    """Negative control: in train mode two passes differ, but for the router, whose noise has its own
-    condition."""
+    """Negative control: in train mode passes differ, but for the router, whose noise has its own
+    condition. Two of them may skip the same layers by chance, so there are nine, from one seed."""
+    torch.manual_seed(0)
     ids = torch.arange(3, 40)[None]
     for number, (name, settings) in enumerate(DROPPING.values()):
         model = load_pretrained(str(odd_model(tmp_path / str(number), name, **settings))).model
         model.train()
-        one, other = (model(input_ids=ids).logits for _ in range(2))
-        assert relative(one, other) > 1e-3, name
+        one, *others = (model(input_ids=ids).logits for _ in range(9))
+        assert max(relative(other, one) for other in others) > 1e-3, name
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2", "gemma3_text"])
