@@ -205,7 +205,7 @@ class Example:
 
 @dataclass(frozen=True)
 class MiniBatch:
-    """Rows of prompts and responses, each a prefix tree as `utils/prefix_tree.py` packs it, and what
+    """Rows of prompts and responses, each a prefix tree as `buffer/packing.py` packs it, and what
     the n responses in them are scored by; made by `collate`, the only padded thing.
 
     What the model reads: input_ids, position_ids (rows, time) int64, positions counted from the start
@@ -243,7 +243,7 @@ class Policy:
 
     stop_ids: every id that ends a response. pad_id: what fills padded rows (never read).
     prompts: the prompt language this policy was made for. origin: of a policy with adapters, what
-    `model/origin.py` says of the frozen weights and the tokenizer.
+    `model/policy/origin.py` says of the frozen weights and the tokenizer.
     """
 
     name: str

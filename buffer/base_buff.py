@@ -12,8 +12,8 @@ from random import Random
 
 import torch
 
+from buffer.packing import fill_rows, pack
 from custom_types import TASKS, Example, MiniBatch, Problem, Rollout, TaskType
-from utils.prefix_tree import fill_rows, pack
 from utils.random_states import random_state, set_random_state
 
 RATE_MEMORY = 0.9  # weight of what was known when one more answer to a problem comes in

@@ -8,10 +8,10 @@ from random import Random
 import torch
 
 from custom_types import Policy
-from model.adapters import merge_fault, merged_weights
 from model.eval.evaluator import Evaluator
+from model.policy.adapters import merge_fault, merged_weights
+from model.run.checkpoints import CheckpointError
 from model.trainer import AZRTrainer
-from utils.checkpoints import CheckpointError
 from utils.random_states import (
     global_states,
     random_state,

@@ -4,7 +4,7 @@
 checkpoint's generation config takes part, and every row has its own uniform numbers, so that how
 rows are sliced changes no row. `token_logprobs` scores stored tokens under the same distribution,
 with or without gradient, and `response_logprobs` those of packed rows; what both call is the only
-place where logits are shifted. `model/likelihood.py` scales and normalises them.
+place where logits are shifted. `model/engine/likelihood.py` scales and normalises them.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from custom_types import MiniBatch, Policy, Prompt, Rollout
-from model.likelihood import ChoiceLikelihood, scaled
-from model.prefill import prefill
+from model.engine.likelihood import ChoiceLikelihood, scaled
+from model.engine.shared import prefill
 from utils.processes import gather, share
 
 LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5

@@ -18,8 +18,8 @@ import torch
 
 from custom_types import TASKS, Policy, Problem
 from model.args import AZRArgs
+from model.run.directory import RunDirectoryError, read_config, read_problems
 from prime_inversion import all_problems, generate_of_each_task
-from utils.run_directory import RunDirectoryError, read_config, read_problems
 
 
 class SelfPlay:

@@ -35,22 +35,22 @@ from constants import TINY_MODEL
 from custom_types import Policy
 from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
 from model.checkpoint import restore, save_policy, training_state
+from model.engine.probe import require_trainable
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
-from model.origin import require_same_origin
-from model.plan import plan
-from model.policy import PolicyError, load_policy
+from model.plan.plan import plan
+from model.policy.load import PolicyError, load_policy
+from model.policy.origin import require_same_origin
+from model.policy.warm_start import warm_start
 from model.presets import is_small, language
-from model.probe import require_trainable
+from model.recording.recorder import Recorder, Silence
+from model.run.checkpoints import CheckpointError, load_state
+from model.run.directory import RunDirectoryError
+from model.run.resumption import Resumption, find_resumption
 from model.trainer import AZRTrainer
-from model.warm_start import warm_start
 from utils.allocator import keep_freed_memory
-from utils.checkpoints import CheckpointError, load_state
 from utils.files import file_error, forbidden
 from utils.processes import gather
-from utils.recorder import Recorder, Silence
-from utils.resumption import Resumption, find_resumption
-from utils.run_directory import RunDirectoryError
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
 

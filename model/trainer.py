@@ -17,6 +17,14 @@ from torch import Tensor
 
 from buffer.base_buff import ProblemBuffer, ReplayBuffer, collate, microbatches, response_count
 from compute.advantages import attempt_groups, compute_advantages
+from compute.metrics import (
+    SamplingMetrics,
+    merged_diagnostics,
+    round_metrics,
+    time_metrics,
+    token_count,
+    update_metrics,
+)
 from compute.objective import aggregate_tokens, compute_azr_objective
 from compute.reward import compute_r_total, compute_solve_rates
 from compute.schedule import learning_rate
@@ -39,14 +47,6 @@ from model.optimizer import StepGuard, adamw
 from model.proposers import PROPOSERS
 from prime_inversion import all_problems
 from utils.debug_grads import gradient_table
-from utils.metrics import (
-    SamplingMetrics,
-    merged_diagnostics,
-    round_metrics,
-    time_metrics,
-    token_count,
-    update_metrics,
-)
 from utils.processes import add_gradients, gather, same_weights, share
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollouts

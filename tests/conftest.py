@@ -8,12 +8,12 @@ from utils.threads import spare_neighbours
 spare_neighbours()  # before torch loads
 
 import pytest
-from run_contents import SMALL, done_here
+from helpers.run_contents import SMALL, done_here
 from transformers.utils import logging as transformers_logging
 
 from model.args import AZRArgs
-from model.policy import build_tiny
-from model.warm_start import warm_start
+from model.policy.load import build_tiny
+from model.policy.warm_start import warm_start
 from utils.string_formatting import PromptRenderer
 
 transformers_logging.disable_progress_bar()

@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
+from helpers.trainers import trainer_of
 from test_chat_model import save_model
 from test_cli import command, rows
-from trainers import trainer_of
 from transformers import AutoModelForCausalLM
 
-from model.adapters import add_adapters, merged_weights
 from model.args import AZRArgs
-from model.policy import PolicyError, load_policy, load_pretrained
+from model.policy.adapters import add_adapters, merged_weights
+from model.policy.load import PolicyError, load_policy, load_pretrained
 
 pytest.importorskip("peft", reason="pip install peft")
 
@@ -112,6 +112,6 @@ def test_the_command_trains_adapters(folder, tmp_path):
 
 def test_without_peft_the_sentence_says_what_to_install(folder, monkeypatch):
     # A mock: peft is installed wherever this test runs.
-    monkeypatch.setattr("model.policy.find_spec", lambda name: None)
+    monkeypatch.setattr("model.policy.load.find_spec", lambda name: None)
     with pytest.raises(PolicyError, match="--lora-rank 4: needs the package peft; pip install"):
         load_policy(small(folder, lora_rank=4))

@@ -5,9 +5,9 @@ the trainer's own rollouts.
 import json
 
 import pytest
+from helpers.trainers import make_trainer
 from huggingface_hub import is_offline_mode
 from test_cli import command
-from trainers import make_trainer
 
 from constants import ROOT
 from custom_types import TASKS, Problem, Role, TaskType

@@ -9,16 +9,16 @@ import math
 import pytest
 import torch
 from accelerate import Accelerator
+from helpers.trainers import trainer_of
 from test_cli import command, rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from trainers import trainer_of
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from custom_types import Prompt, Role, TaskType
 from model.args import AZRArgs
+from model.engine.probe import require_trainable
 from model.inference import Response, decode, rollout
-from model.policy import PolicyError, load_policy, load_pretrained
-from model.probe import require_trainable
+from model.policy.load import PolicyError, load_policy, load_pretrained
 from utils.string_formatting import PromptRenderer, parse_solver
 
 

@@ -5,11 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from run_contents import SMALL, done_here
+from helpers.run_contents import SMALL, done_here
 
 from custom_types import ROLES, TASKS
 from model.args import AZRArgs
-from utils.console import HEADER_EVERY, Console, _duration
+from model.recording.console import HEADER_EVERY, Console, _duration
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ from dataclasses import fields
 
 import pytest
 import torch
-from trainers import make_trainer, weights
+from helpers.trainers import make_trainer, weights
 
 from custom_types import CELLS, TASKS, Problem, Role, TaskType, Verdict
 from model.args import ArgumentError, AZRArgs
 from model.proposers import PROPOSERS
-from utils.run_directory import RunDirectoryError
+from model.run.directory import RunDirectoryError
 
 
 def roles(trainer) -> set[Role]:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from custom_types import TASKS
-from utils.curves import on_common_steps
-from utils.plots import draw
-from utils.report_data import curves
+from model.report.curves import on_common_steps
+from model.report.data import curves
+from model.report.pictures import draw
 
 
 def test_common_steps_by_hand():
@@ -102,7 +102,7 @@ def test_the_report_has_no_mean_over_other_runs_at_each_step():
 
 def test_pictures_of_runs_of_other_lengths(half, tmp_path):
     """A real run beside itself with an evaluation in two left out."""
-    from utils.plots import save_plots
+    from model.report.pictures import save_plots
 
     other = tmp_path / "other"
     other.mkdir()

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 
 import pytest
-from run_contents import main_here
+from helpers.run_contents import main_here
 
 from model.eval import baselines, report, summary
-from utils import plots
-from utils.checkpoints import damage
-from utils.run_directory import RunDirectoryError, latest_checkpoint, read_metrics, read_problems
+from model.report import pictures as plots
+from model.run.checkpoints import damage
+from model.run.directory import RunDirectoryError, latest_checkpoint, read_metrics, read_problems
 
 READERS = {"report": report.main, "summary": summary.main, "plots": plots.main}
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from trainers import flat_gradient, make_trainer, weights
+from helpers.trainers import flat_gradient, make_trainer, weights
 
 from custom_types import CELLS
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from model.engine.shared import prefill
 from model.inference import Response, decode, generate, sample_tokens
-from model.policy import tiny_tokenizer
-from model.prefill import prefill
+from model.policy.load import tiny_tokenizer
 
 PAD = 0
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from utils.checkpoints import SLACK, CheckpointError, Checkpoints
+from model.run.checkpoints import SLACK, CheckpointError, Checkpoints
 
 
 def test_a_checkpoint_larger_than_the_disk_is_refused_and_a_small_one_is_not(tmp_path):

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from trainers import make_trainer, weights
+from helpers.trainers import make_trainer, weights
 
 from model.inference import _score
 

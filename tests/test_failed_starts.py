@@ -8,17 +8,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_contents import SMALL, assert_equal_runs, done_here, main_here
+from helpers.run_contents import SMALL, assert_equal_runs, done_here, main_here
 from test_chat_model import save_model
 from test_resume_refused import limited
 
 from constants import ROOT
 from model import train
 from model.eval.evaluator import Evaluator
-from model.policy import PolicyError
+from model.policy.load import PolicyError
+from model.report.pictures import save_plots
+from model.report.report import save_report
 from utils.files import file_error
-from utils.plots import save_plots
-from utils.report import save_report
 
 # A model folder's own run: nothing is trained, so that what it answers does not matter.
 QUICK = [
@@ -214,12 +214,24 @@ def test_a_picture_or_a_report_that_cannot_be_written_costs_a_line(copy, stuck, 
 @pytest.mark.parametrize(
     ("owner", "name", "said"),
     [
-        ("utils.recorder.save_plots", ValueError("bad\nfont"), "plots could not be written"),
-        ("utils.recorder.save_report", ImportError("no vl_convert"), "report.html could not"),
-        ("utils.recorder.WandbTracker.close", OSError(32, "Broken pipe"), "wandb could not"),
-        ("utils.recorder.Console.end", IndexError("no rows"), "the summary could not"),
-        ("utils.recorder.read_metrics", OSError(5, "I/O error"), "the summary could not"),
-        ("utils.run_directory.RunDirectory.close", OSError(28, "No space left"), "logs could not"),
+        (
+            "model.recording.recorder.save_plots",
+            ValueError("bad\nfont"),
+            "plots could not be written",
+        ),
+        (
+            "model.recording.recorder.save_report",
+            ImportError("no vl_convert"),
+            "report.html could not",
+        ),
+        (
+            "model.recording.recorder.WandbTracker.close",
+            OSError(32, "Broken pipe"),
+            "wandb could not",
+        ),
+        ("model.recording.recorder.Console.end", IndexError("no rows"), "the summary could not"),
+        ("model.recording.recorder.read_metrics", OSError(5, "I/O error"), "the summary could not"),
+        ("model.run.directory.RunDirectory.close", OSError(28, "No space left"), "logs could not"),
     ],
 )
 def test_whatever_fails_at_the_end_the_run_is_whole(half, tmp_path, monkeypatch, owner, name, said):

@@ -9,14 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_contents import SMALL, assert_equal_runs, contents, done_here, main_here
+from helpers.run_contents import SMALL, assert_equal_runs, contents, done_here, main_here
 
 from constants import ROOT
 from model.args import parse_args
-from utils.checkpoints import BEST, Checkpoints, damage
+from model.recording.recorder import Recorder
+from model.run.checkpoints import BEST, Checkpoints, damage
+from model.run.directory import RunDirectory, latest_checkpoint
 from utils.files import is_litter, remove
-from utils.recorder import Recorder
-from utils.run_directory import RunDirectory, latest_checkpoint
 
 # Calls of the system replaced by failing ones: a file system without them cannot be mounted everywhere.
 POOR = """

@@ -7,7 +7,7 @@ from collections import Counter
 from random import Random
 
 import pytest
-from hostile_text import (
+from helpers.hostile_text import (
     FORM,
     LEGAL,
     ONE_OF_EACH,
@@ -16,12 +16,12 @@ from hostile_text import (
     judged,
     legal_proposal,
 )
+from helpers.trainers import make_trainer
 from test_chat_model import byte_tokenizer
-from trainers import make_trainer
 
 from custom_types import TASKS, Problem, Role, Rollout, Verdict
+from model.run.logs import Log
 from prompts import PROMPT_SETS
-from utils.logs import Log
 from utils.string_formatting import PromptRenderer, parse_solver
 from utils.validate_by_executing import judge_solver
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trainers import relative
+from helpers.trainers import relative
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from buffer.base_buff import collate, microbatches

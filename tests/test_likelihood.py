@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from trainers import relative
+from helpers.trainers import relative
 
-from model.likelihood import ChoiceLikelihood
+from model.engine.likelihood import ChoiceLikelihood
 
 FLOORS = [0.0, 0.02, 0.5]
 

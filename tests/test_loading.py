@@ -6,13 +6,13 @@ import shutil
 
 import pytest
 import torch
-from odd_models import GPT2, SHAPE, WORDS, change_tensors, odd_model, said_of
+from helpers.odd_models import GPT2, SHAPE, WORDS, change_tensors, odd_model, said_of
 from test_chat_model import byte_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification, Qwen2Config, Qwen2Model
 
 from model.eval import baselines
 from model.eval.evaluator import Evaluator
-from model.policy import PolicyError, load_pretrained
+from model.policy.load import PolicyError, load_pretrained
 
 UP = "model.layers.1.mlp.up_proj.weight"
 

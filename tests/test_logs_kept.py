@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
-from run_contents import SMALL, assert_equal_runs, done_here, main_here
+from helpers.run_contents import SMALL, assert_equal_runs, done_here, main_here
 from test_processes import TORCHRUN
 
 from constants import ROOT
-from utils.logs import LOGS, Log
+from model.run.logs import LOGS, Log
 
 FILES = [f"{name}.jsonl" for name in LOGS]
 

@@ -14,12 +14,12 @@ from buffer.base_buff import collate
 from constants import CUDA_MODEL
 from custom_types import TASKS, Example, Role, Rollout
 from model import inference, memory, plan
-from model.adapters import add_adapters
 from model.args import parse_args
+from model.engine.shared import prefill
 from model.inference import generate, response_logprobs, sample_tokens
-from model.memory import ADAPTERS, AUTOCAST, FLOAT32, Part, Precision
-from model.plan import GIB
-from model.prefill import prefill
+from model.plan.memory import ADAPTERS, AUTOCAST, FLOAT32, Part, Precision
+from model.plan.plan import GIB
+from model.policy.adapters import add_adapters
 
 STANDING = "weights", "AdamW moments", "gradients"
 RANK = {FLOAT32: 0, AUTOCAST: 0, ADAPTERS: 4}

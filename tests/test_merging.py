@@ -5,13 +5,13 @@ import json
 
 import pytest
 import torch
-from odd_models import EXPERTS, GPT2, SHAPE, SHORT, odd_model, said_of
+from helpers.odd_models import EXPERTS, GPT2, SHAPE, SHORT, odd_model, said_of
 from transformers import AutoModelForCausalLM
 
 from model import train
-from model.adapters import AdapterError, add_adapters, merge_fault, merged_weights
-from model.policy import load_pretrained
-from utils.checkpoints import Checkpoints
+from model.policy.adapters import AdapterError, add_adapters, merge_fault, merged_weights
+from model.policy.load import load_pretrained
+from model.run.checkpoints import Checkpoints
 
 pytest.importorskip("peft", reason="pip install peft")
 

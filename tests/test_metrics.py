@@ -5,6 +5,16 @@ import math
 import pytest
 import torch
 
+from compute.metrics import (
+    SamplingMetrics,
+    cell_metrics,
+    merged_diagnostics,
+    proposal_metrics,
+    round_metrics,
+    time_metrics,
+    token_count,
+    update_metrics,
+)
 from custom_types import (
     CELLS,
     TASKS,
@@ -16,16 +26,6 @@ from custom_types import (
     Scored,
     TaskType,
     Verdict,
-)
-from utils.metrics import (
-    SamplingMetrics,
-    cell_metrics,
-    merged_diagnostics,
-    proposal_metrics,
-    round_metrics,
-    time_metrics,
-    token_count,
-    update_metrics,
 )
 
 

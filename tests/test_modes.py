@@ -3,12 +3,12 @@ of 1 before the first optimizer step, and the gradient without recomputing."""
 
 import pytest
 import torch
-from odd_models import EXPERTS, GPT2, SHAPE, odd_model
-from trainers import flat_gradient, relative, trainer_of
+from helpers.odd_models import EXPERTS, GPT2, SHAPE, odd_model
+from helpers.trainers import flat_gradient, relative, trainer_of
 
 from model.args import AZRArgs
-from model.modes import recompute_activations
-from model.policy import load_policy, load_pretrained
+from model.policy.load import load_policy, load_pretrained
+from model.policy.modes import recompute_activations
 
 DROPPING = {
     "residuals, attention, embeddings": ("gpt2", GPT2 | dict(n_layer=12, resid_pdrop=0.1, attn_pdrop=0.1, embd_pdrop=0.1)),

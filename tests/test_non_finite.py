@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from run_contents import SMALL
-from trainers import make_trainer, weights
+from helpers.run_contents import SMALL
+from helpers.trainers import make_trainer, weights
 
 from model import train
 from model.optimizer import MOST_SKIPPED, NonFiniteError

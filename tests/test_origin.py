@@ -6,12 +6,12 @@ import shutil
 
 import pytest
 import torch
-from odd_models import SHAPE, SHORT, change_tensors, odd_model
+from helpers.odd_models import SHAPE, SHORT, change_tensors, odd_model
 from transformers import AutoTokenizer
 
 from model import train
-from model.origin import origin
-from model.policy import load_pretrained
+from model.policy.load import load_pretrained
+from model.policy.origin import origin
 
 pytest.importorskip("peft", reason="pip install peft")
 

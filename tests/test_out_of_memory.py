@@ -14,7 +14,7 @@ resource = pytest.importorskip("resource", reason="limits memory as POSIX system
 PROGRAM = """
 import resource, sys
 sys.path.insert(0, sys.argv.pop(1))
-import model.train, model.policy, model.trainer
+import model.train, model.policy.load, model.trainer
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 700 * 2**20,) * 2)
 sys.exit(model.train.main(sys.argv[1:]))

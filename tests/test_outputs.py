@@ -6,14 +6,14 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
-from run_contents import done_here
+from helpers.run_contents import done_here
 
 from constants import ROOT
 from custom_types import CELLS
 from model.eval import baselines, collapse, report
-from utils import plots
-from utils.commands import PAGE, PICTURE, output_file, output_folder
-from utils.run_directory import COMPARISON, REPORT
+from model.report import pictures as plots
+from model.run.directory import COMPARISON, REPORT
+from model.run.outputs import PAGE, PICTURE, output_file, output_folder
 
 PAGES = {"report.html", "comparison.html"}
 

@@ -3,10 +3,9 @@
 import pytest
 
 from custom_types import TASKS
-from model import plan
 from model.args import parse_args
-from model.plan import GIB, Part
-from model.policy import PolicyError, build_tiny, load_policy
+from model.plan.plan import GIB, Part, plan
+from model.policy.load import PolicyError, build_tiny, load_policy
 from prime_inversion import all_problems
 from prompts import CHAT, COMPACT, DIALOGUE
 from utils.string_formatting import PromptRenderer

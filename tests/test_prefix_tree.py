@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from utils.prefix_tree import fill_rows, pack, row_length, shared_length
+from buffer.packing import fill_rows, pack, row_length, shared_length
 
 
 def sequences(count: int, seed: int = 0) -> list[tuple[int, ...]]:

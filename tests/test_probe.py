@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from odd_models import EXPERTS, GPT2, SHAPE, WORDS, odd_model, said_of
-from trainers import trainer_of
+from helpers.odd_models import EXPERTS, GPT2, SHAPE, WORDS, odd_model, said_of
+from helpers.trainers import trainer_of
 from transformers import AutoModelForCausalLM
 
 from custom_types import TASKS, Role, Rollout
 from model.args import AZRArgs
+from model.engine.probe import differences, plain_logprobs, require_trainable
 from model.eval import baselines
-from model.limits import longest_prompts
-from model.policy import PolicyError, load_policy
-from model.probe import differences, plain_logprobs, require_trainable
+from model.policy.limits import longest_prompts
+from model.policy.load import PolicyError, load_policy
 from prime_inversion import all_problems
 from utils.string_formatting import PromptRenderer
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from trainers import relative
+from helpers.trainers import relative
 
 from constants import ROOT
 
@@ -24,7 +24,12 @@ def trained(folder: Path, processes: int, steps: int, **changes: int) -> list[di
     """What each process leaves behind."""
     folder.mkdir()
     flags = [f"{name}={value}" for name, value in changes.items()]
-    program = [str(ROOT / "tests" / "one_of_several.py"), str(folder), str(steps), *flags]
+    program = [
+        str(ROOT / "tests" / "helpers" / "one_of_several.py"),
+        str(folder),
+        str(steps),
+        *flags,
+    ]
     launcher = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
     result = subprocess.run([*launcher, *program], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -7,7 +7,7 @@ import shutil
 from datetime import date, datetime, time
 
 import pytest
-from odd_models import SHAPE, SHORT, odd_model, said_of
+from helpers.odd_models import SHAPE, SHORT, odd_model, said_of
 from test_chat_model import byte_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -17,8 +17,8 @@ from model.args import parse_args
 from model.eval import baselines
 from model.eval.evaluator import Evaluator
 from model.eval.study import conflict
+from model.report.data import groups, read_runs
 from prime_inversion import all_problems
-from utils.report_data import groups, read_runs
 from utils.template_clock import standing_clock
 
 TURNS = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ BODY }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"  # fmt: skip

@@ -6,7 +6,7 @@ from textwrap import indent
 
 from constants import CARDS, ROOT, SMOLLM2_INSTALL
 from model.args import AZRArgs, parse_args
-from model.plan import plan
+from model.plan.plan import plan
 from model.presets import CHAT_PRESET, LORA_PRESET, SMOLLM2_PRESET
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from browser import needs_browser, opened
-from run_contents import SMALL, done_here, main_here
+from helpers.run_contents import SMALL, done_here, main_here
 
 from custom_types import TASKS
 from model.eval import report
-from utils.report import save_report
+from model.report.report import save_report
 
 HOSTILE = (
     "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'> $title"

@@ -4,9 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from prime_inversion import primes_between
-from utils.curriculum import phases
-from utils.report_data import (
+from model.report.curriculum import phases
+from model.report.data import (
     MOST_TRANSCRIPTS,
     Grid,
     Run,
@@ -20,6 +19,7 @@ from utils.report_data import (
     solved,
     transcripts,
 )
+from prime_inversion import primes_between
 
 
 def made_up(name="one", args=(), metrics=(), problems=(), evaluations=(), rollouts=()) -> Run:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_contents import SMALL, assert_equal_runs, contents, done_here, main_here
+from helpers.run_contents import SMALL, assert_equal_runs, contents, done_here, main_here
 from safetensors.torch import load_file
 from test_chat_model import save_model
 from test_cli import done, rows
 
 from constants import ROOT
 from model.args import parse_args
-from utils.recorder import Recorder
+from model.recording.recorder import Recorder
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from run_contents import SMALL, assert_equal_runs, done_here, main_here
+from helpers.run_contents import SMALL, assert_equal_runs, done_here, main_here
 
 from constants import ROOT
 from model import train

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_contents import SMALL
+from helpers.run_contents import SMALL
 from test_chat_model import save_model
 
 from model import train
 from model.args import parse_args
-from model.plan import plan
-from model.policy import PolicyError, load_pretrained
+from model.plan.plan import plan
+from model.policy.load import PolicyError, load_pretrained
 
 MODULE = "from pathlib import Path\nPath({mark!r}).touch()\n"
 

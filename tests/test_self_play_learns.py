@@ -2,15 +2,15 @@
 mean and standard deviation are sums over all 28 problems."""
 
 import pytest
-from trainers import make_trainer
+from helpers.trainers import make_trainer
 
 from custom_types import TASKS
 from model.args import AZRArgs
 from model.eval.collapse import UnrelatedRewards
 from model.eval.evaluator import Evaluator
-from model.policy import build_tiny
+from model.policy.load import build_tiny
+from model.policy.warm_start import warm_start
 from model.trainer import AZRTrainer
-from model.warm_start import warm_start
 from prime_inversion import all_problems, guess_rate
 from utils.string_formatting import PromptRenderer
 

@@ -7,7 +7,7 @@ from random import Random
 from statistics import fmean, stdev
 
 import pytest
-from trainers import make_trainer
+from helpers.trainers import make_trainer
 
 from custom_types import TASKS, Problem, Role, TaskType
 from model.args import AZRArgs

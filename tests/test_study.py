@@ -11,8 +11,8 @@ from subprocess import CompletedProcess
 import numpy as np
 import pytest
 import torch
+from helpers.trainers import SMALL, flat_gradient, make_trainer, relative
 from test_cli import command, rows
-from trainers import SMALL, flat_gradient, make_trainer, relative
 
 from compute.reward import compute_r_total
 from custom_types import TASKS, Role, Verdict

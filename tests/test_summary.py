@@ -7,7 +7,7 @@ import pytest
 
 from custom_types import TASKS
 from model.eval.summary import Run, certainty_rows, proposer_row, results_row
-from utils.curriculum import proposal_counts
+from model.report.curriculum import proposal_counts
 
 STEPS = 60
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run_contents import SMALL, contents
+from helpers.run_contents import SMALL, contents
 from test_cli import rows
 
 from constants import ROOT
 from custom_types import TASKS
-from utils.trackers import panels
+from model.recording.trackers import panels
 
 RUN = [
     *SMALL,

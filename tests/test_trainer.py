@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from trainers import flat_gradient, make_trainer, relative, untimed, weights
+from helpers.trainers import flat_gradient, make_trainer, relative, untimed, weights
 
 from compute.advantages import compute_advantages
 from custom_types import (

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from helpers.trainers import flat_gradient, make_trainer, relative, weights
 from test_trainer import WithoutRefill
-from trainers import flat_gradient, make_trainer, relative, weights
 
 from buffer.base_buff import ReplayBuffer
 from compute.schedule import learning_rate

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hostile_text import FORM, ONE_OF_EACH, SPAN
+from helpers.hostile_text import FORM, ONE_OF_EACH, SPAN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 

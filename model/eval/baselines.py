@@ -33,18 +33,18 @@ from transformers.utils import logging as transformers_logging
 from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, TINY_MODEL
 from custom_types import Policy, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
+from model.engine.probe import require_trainable
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
 from model.flags import ArgumentError, check, flag, parse_values
-from model.policy import PolicyError, build_tiny, load_policy, load_pretrained, require_words
+from model.policy.load import PolicyError, build_tiny, load_policy, load_pretrained, require_words
+from model.policy.warm_start import warm_start
 from model.presets import is_small, preset
-from model.probe import require_trainable
-from model.warm_start import warm_start
+from model.report.pictures import save_bars
+from model.run.checkpoints import CheckpointError, load_values
+from model.run.directory import RunDirectoryError, latest_checkpoint, read_config
+from model.run.outputs import is_run, output_folder
 from prime_inversion import primes_between
-from utils.checkpoints import CheckpointError, load_values
-from utils.commands import is_run, output_folder
-from utils.plots import save_bars
-from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
 

@@ -42,10 +42,10 @@ from constants import RUNS_DIR
 from custom_types import TASKS, Example, MiniBatch, Policy, Prompt, Role, Round
 from model.args import ArgumentError, AZRArgs
 from model.eval.evaluator import Evaluator, evaluation_problems
-from model.policy import build_tiny
+from model.policy.load import build_tiny
+from model.policy.warm_start import train_on_texts, warm_start
+from model.run.outputs import Parser, output_folder
 from model.trainer import AZRTrainer
-from model.warm_start import train_on_texts, warm_start
-from utils.commands import Parser, output_folder
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 from utils.validate_by_executing import judge_solver

@@ -19,9 +19,9 @@ from compute.reward import compute_r_total, compute_solve_rates
 from custom_types import TASKS, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
-from model.policy import load_pretrained
+from model.policy.load import load_pretrained
+from model.run.directory import latest_checkpoint, read_config
 from prime_inversion import all_problems, generate_of_each_task, generate_problems
-from utils.run_directory import latest_checkpoint, read_config
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
 

@@ -17,9 +17,9 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 from model.args import ArgumentError
-from utils.commands import PAGE, Parser, output_file, require_own
-from utils.report import save_report
-from utils.run_directory import COMPARISON, REPORT, RunDirectoryError
+from model.report.report import save_report
+from model.run.directory import COMPARISON, REPORT, RunDirectoryError
+from model.run.outputs import PAGE, Parser, output_file, require_own
 
 
 def main(argv: Sequence[str]) -> int:

@@ -35,8 +35,8 @@ from model.eval.study_results import (
     save_figure,
     save_runs,
 )
-from utils.commands import Parser, output_folder
-from utils.run_directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
+from model.run.directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
+from model.run.outputs import Parser, output_folder
 
 
 class Grid(NamedTuple):

@@ -22,7 +22,7 @@ from scipy import stats
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from model.eval.contrasts import bootstrap_interval, holm, paired_contrast
-from utils.run_directory import read_config, read_metrics
+from model.run.directory import read_config, read_metrics
 from utils.tables import markdown_table
 
 GOAL = 0.9

@@ -19,8 +19,8 @@ import numpy as np
 from compute.estimates import wilson_interval
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
+from model.run.directory import RunDirectoryError, read_args, read_metrics, read_problems
 from prime_inversion import all_problems, best_constant, best_without_p
-from utils.run_directory import RunDirectoryError, read_args, read_metrics, read_problems
 from utils.tables import markdown_table
 
 LAST_STEPS = 20

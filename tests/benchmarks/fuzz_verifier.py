@@ -16,7 +16,7 @@ from random import Random
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from hostile_text import hostile_text, judged
+from helpers.hostile_text import hostile_text, judged
 
 MOST = 1.0  # milliseconds a kilobyte, of all six verdicts; what is shorter counts as a kilobyte
 

@@ -26,16 +26,16 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from helpers.trainers import trainer_of
 from throughput import last_line, peak_gigabytes
-from trainers import trainer_of
 
+from compute.metrics import token_count
 from model.args import ArgumentError, AZRArgs
-from model.policy import load_policy
-from model.warm_start import warm_start
+from model.policy.load import load_policy
+from model.policy.warm_start import warm_start
+from model.report.pictures import save_picture
+from model.run.outputs import PICTURE, output_file
 from utils.allocator import keep_freed_memory
-from utils.commands import PICTURE, output_file
-from utils.metrics import token_count
-from utils.plots import save_picture
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 

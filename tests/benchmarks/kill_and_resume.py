@@ -24,16 +24,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from run_contents import SMALL, contents, unreadable
+from helpers.run_contents import SMALL, contents, unreadable
 
-import utils.checkpoints
-import utils.recorder
+import model.recording.recorder
+import model.run.checkpoints
 from model import train
 from model.eval.evaluator import Evaluator
+from model.run.checkpoints import Checkpoints
+from model.run.directory import RunDirectory
+from model.run.logs import Log
 from model.trainer import AZRTrainer
-from utils.checkpoints import Checkpoints
-from utils.logs import Log
-from utils.run_directory import RunDirectory
 
 RUN = [*SMALL, "--total-steps", "12", "--eval-every", "4", "--checkpoint-every", "2", "--quiet"]
 # Where a run is killed: the object and the function before whose k-th call it happens.
@@ -46,14 +46,14 @@ POINTS = {
     "update": (AZRTrainer, "_update"),
     "evaluation": (Evaluator, "verdicts"),
     "log": (Log, "append"),
-    "checkpoint": (utils.checkpoints, "_write"),
-    "checkpoint state": (utils.recorder, "save_state"),
-    "checkpoint sync": (utils.checkpoints, "sync"),
+    "checkpoint": (model.run.checkpoints, "_write"),
+    "checkpoint state": (model.recording.recorder, "save_state"),
+    "checkpoint sync": (model.run.checkpoints, "sync"),
     "checkpoint rename": (Path, "rename"),
     "pointers": (Checkpoints, "settle"),
     "pointer replace": (os, "replace"),
     "rotation": (shutil, "rmtree"),
-    "plots": (utils.recorder, "save_plots"),
+    "plots": (model.recording.recorder, "save_plots"),
 }
 
 
@@ -117,13 +117,13 @@ def count_calls(run_dir: Path) -> tuple[dict[str, int], float]:
         counts: Counter = Counter()
         for point in POINTS:
             watch(point, lambda call, args, point=point: counts.update([point]))
-        original = utils.recorder.Recorder.finish
+        original = model.recording.recorder.Recorder.finish
 
         def finish(recorder):
             original(recorder)
             file.write_text(json.dumps(counts))
 
-        utils.recorder.Recorder.finish = finish
+        model.recording.recorder.Recorder.finish = finish
 
     started = time.monotonic()
     if forked([*RUN, "--run-dir", str(run_dir)], prepare) != 0:

@@ -44,11 +44,11 @@ def measure() -> float:
         del os.environ["GOMP_SPINCOUNT"]
     else:
         spare_neighbours()
-    from trainers import trainer_of  # torch, after the environment is as it shall be
+    from helpers.trainers import trainer_of  # torch, after the environment is as it shall be
 
     from model.args import AZRArgs
-    from model.policy import load_policy
-    from model.warm_start import warm_start
+    from model.policy.load import load_policy
+    from model.policy.warm_start import warm_start
     from utils.allocator import keep_freed_memory
     from utils.string_formatting import PromptRenderer
 

@@ -21,16 +21,16 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.utils import logging as transformers_logging
 
+import model.engine.shared
 import model.inference
-import model.prefill
 import model.trainer
 from model import train
 from model.args import parse_args
+from model.engine.shared import Decoding
 from model.eval.evaluator import Evaluator
 from model.optimizer import StepGuard
-from model.prefill import Decoding
+from model.recording.recorder import Recorder
 from model.trainer import AZRTrainer
-from utils.recorder import Recorder
 from utils.tables import markdown_table
 
 START = "start"
@@ -58,7 +58,7 @@ INSIDE = [
     (LlamaModel, "forward"),
     (Qwen2Model, "forward"),
 ]
-OUTSIDE = [(model.prefill, "fill_rows"), (model.prefill, "pack")]  # of what is inside
+OUTSIDE = [(model.engine.shared, "fill_rows"), (model.engine.shared, "pack")]  # of what is inside
 
 
 class Clock:

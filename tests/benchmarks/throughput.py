@@ -28,18 +28,18 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 import torch
+from helpers.trainers import trainer_of
 from torch.utils.flop_counter import FlopCounterMode
-from trainers import trainer_of
 
 from constants import SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy, TaskType
 from model.args import ArgumentError, AZRArgs
-from model.policy import load_policy
+from model.policy.load import load_policy
+from model.policy.warm_start import warm_start
 from model.presets import preset
-from model.warm_start import warm_start
+from model.run.outputs import output_file
 from prompts import CHAT
 from utils.allocator import keep_freed_memory
-from utils.commands import output_file
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 

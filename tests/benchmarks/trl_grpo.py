@@ -12,17 +12,17 @@ from random import Random
 
 import torch
 from datasets import Dataset
+from helpers.trainers import flat_gradient, relative, trainer_of
 from throughput import peak_gigabytes
-from trainers import flat_gradient, relative, trainer_of
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from buffer.base_buff import ReplayBuffer, response_count
+from compute.metrics import SamplingMetrics
 from constants import SMOLLM2_MODEL, TINY_MODEL
 from custom_types import TASKS, Policy, Role, Rollout, Verdict
 from model.args import AZRArgs
 from prime_inversion import generate_of_each_task
-from utils.metrics import SamplingMetrics
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_solver
 

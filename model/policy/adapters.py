@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
-from model.loading import in_short
+from model.policy.weights import in_short
 
 NAME = "default"
 BASE = ".base_layer"  # what peft puts into the name of a weight

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import torch
 
-from model.loading import PolicyError
+from model.policy.weights import PolicyError
 
 PASSING = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}  # of a configuration
 PARTS = {

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from custom_types import Policy, Problem, Round, Scored, Verdict
 from model.args import AZRArgs
-from utils.checkpoints import save_state, state_size
-from utils.console import Console
-from utils.log_rows import RunDirectoryError
-from utils.logs import recorded
-from utils.plots import save_plots
-from utils.report import save_report
-from utils.resumption import Resumption
-from utils.run_directory import REPORT, RunDirectory, read_metrics
-from utils.trackers import WandbTracker
+from model.recording.console import Console
+from model.recording.trackers import WandbTracker
+from model.report.pictures import save_plots
+from model.report.report import save_report
+from model.run.checkpoints import save_state, state_size
+from model.run.directory import REPORT, RunDirectory, read_metrics
+from model.run.logs import recorded
+from model.run.resumption import Resumption
+from model.run.rows import RunDirectoryError
 
 
 class Silence:

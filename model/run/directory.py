@@ -16,9 +16,9 @@ from pathlib import Path
 
 from constants import ROOT, RUNS_DIR
 from model.args import AZRArgs
-from utils.checkpoints import LATEST, Checkpoints, move
-from utils.files import hidden, is_litter, remove, replace_text
-from utils.log_rows import (
+from model.run.checkpoints import LATEST, Checkpoints, move
+from model.run.logs import LOGS, Logs
+from model.run.rows import (
     Row,
     RunDirectoryError,
     arguments,
@@ -27,7 +27,7 @@ from utils.log_rows import (
     parse,
     parse_log,
 )
-from utils.logs import LOGS, Logs
+from utils.files import hidden, is_litter, remove, replace_text
 
 SUPERSEDED = "superseded-"
 CONFIG = "config.json"

@@ -3,8 +3,8 @@
 As a command it draws one run again into its own `plots/`, or one or several into another folder,
 several as mean, band and thin lines:
 
-    python utils/plots.py RUN_DIR
-    python utils/plots.py RUN_DIR [RUN_DIR ...] --output diagrams
+    python model/report/pictures.py RUN_DIR
+    python model/report/pictures.py RUN_DIR [RUN_DIR ...] --output diagrams
 
 Pictures of its own are replaced there; any other file of their names is not.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import fmean
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import matplotlib
 
@@ -25,11 +25,11 @@ import numpy as np
 
 from custom_types import CELLS, TASKS
 from model.args import ArgumentError
+from model.report.curriculum import COLOURS, curriculum_figure
+from model.report.curves import on_common_steps
+from model.run.directory import RunDirectoryError, read_args, read_metrics, read_problems
+from model.run.outputs import PICTURE, Parser, output_folder
 from prime_inversion import all_problems, guess_rate
-from utils.commands import PICTURE, Parser, output_folder
-from utils.curriculum import COLOURS, curriculum_figure
-from utils.curves import on_common_steps
-from utils.run_directory import RunDirectoryError, read_args, read_metrics, read_problems
 
 GREY = "#777777"
 BAND_ALPHA = 0.2

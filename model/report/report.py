@@ -13,10 +13,8 @@ from string import Template
 
 from constants import LAST_EVALUATIONS
 from custom_types import ROLES, TASKS
-from prime_inversion import primes_between
-from utils.files import replace_text
-from utils.report_charts import proposal_map, solve_rate_chart, solved_map, stack_chart
-from utils.report_data import (
+from model.report.charts import proposal_map, solve_rate_chart, solved_map, stack_chart
+from model.report.data import (
     Grid,
     Run,
     groups,
@@ -28,7 +26,9 @@ from utils.report_data import (
     solved,
     transcripts,
 )
-from utils.report_page import Page
+from model.report.page import Page
+from prime_inversion import primes_between
+from utils.files import replace_text
 
 PAGE = Path(__file__).with_name("report.html")
 SHARE, REWARD = (0, 1), (-1, 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from utils.prefix_tree import fill_rows, pack
+from buffer.packing import fill_rows, pack
 
 MOST_POSITIONS = 4096  # of a row of packed prompts
 

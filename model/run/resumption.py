@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.args import CHANGEABLE, NEWEST, AZRArgs
-from utils.checkpoints import BEST, LATEST, Checkpoints, damage, load_values
-from utils.log_rows import RunDirectoryError, arguments
-from utils.logs import log_damage
-from utils.run_directory import CONFIG, read_config, run_path
+from model.run.checkpoints import BEST, LATEST, Checkpoints, damage, load_values
+from model.run.directory import CONFIG, read_config, run_path
+from model.run.logs import log_damage
+from model.run.rows import RunDirectoryError, arguments
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from buffer.base_buff import collate, microbatches
 from custom_types import ROLES, Example, Policy, Prompt, Role, Rollout
 from model.args import AZRArgs
 from model.inference import evaluating, generate_rows, response_logprobs
-from model.limits import longest_prompts, require_room
-from model.loading import PolicyError, in_short
-from model.prompt_check import require_prompts
+from model.policy.limits import longest_prompts, require_room
+from model.policy.prompt_check import require_prompts
+from model.policy.weights import PolicyError, in_short
 from utils.string_formatting import PromptRenderer
 
 COPIES = 2  # responses to a prompt, so that packed rows part behind one

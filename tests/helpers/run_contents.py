@@ -6,11 +6,10 @@ from io import StringIO
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from trainers import untimed
-
+from helpers.trainers import untimed
 from model import train
-from utils.checkpoints import VALUES, damage
-from utils.run_directory import SUPERSEDED
+from model.run.checkpoints import VALUES, damage
+from model.run.directory import SUPERSEDED
 
 # A short run of `tiny`.
 SMALL = [

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import torch
 
+from buffer.packing import row_length
+from model.engine.shared import MOST_POSITIONS
 from model.inference import LOGIT_CHUNK_ELEMENTS
-from model.prefill import MOST_POSITIONS
-from utils.prefix_tree import row_length
 
 
 class Precision(NamedTuple):

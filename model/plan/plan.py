@@ -1,7 +1,7 @@
 """What a run needs of a GPU, by arithmetic: memory, time and disk, the formula beside each number.
 
 `plan(args)` builds the model on the meta device, without weights, counts the worst case of a step, and
-adds up what `model/memory.py` says is in memory together.
+adds up what `model/plan/memory.py` says is in memory together.
 """
 
 from math import ceil
@@ -11,11 +11,11 @@ from textwrap import fill
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from buffer.packing import row_length
 from constants import CARDS, PLANNED_CARD, SHAPES, TINY_MODEL
 from custom_types import TASKS, Policy, PromptSet
 from model.args import AZRArgs
-from model.loading import PolicyError, require_hub_model
-from model.memory import (
+from model.plan.memory import (
     ADAPTERS,
     AUTOCAST,
     FLOAT32,
@@ -28,13 +28,13 @@ from model.memory import (
     units,
     update_rows,
 )  # fmt: skip
-from model.modes import recompute_activations
-from model.policy import build_tiny, tiny_tokenizer
+from model.policy.load import build_tiny, tiny_tokenizer
+from model.policy.modes import recompute_activations
+from model.policy.weights import PolicyError, require_hub_model
 from model.presets import is_small, recomputes
 from model.proposers import PROPOSERS
 from prime_inversion import all_problems, primes_between
 from prompts import CHAT, COMPACT, PROMPT_SETS, TURN
-from utils.prefix_tree import row_length
 from utils.string_formatting import PromptRenderer
 
 GIB = 2**30

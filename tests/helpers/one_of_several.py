@@ -7,17 +7,17 @@ the gradient of the first update before clipping and what every process must hav
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 from accelerate import Accelerator
-from trainers import SMALL, flat_gradient, untimed
 
+from helpers.trainers import SMALL, flat_gradient, untimed
 from model.args import AZRArgs
-from model.policy import build_tiny
+from model.policy.load import build_tiny
+from model.policy.warm_start import warm_start
 from model.trainer import AZRTrainer
-from model.warm_start import warm_start
 from utils.string_formatting import PromptRenderer
 
 

@@ -5,9 +5,9 @@ Each names its data, which the page holds once. Colours of text and lines are th
 
 from collections.abc import Mapping, Sequence
 
-from utils.curriculum import SHARES
-from utils.plots import MARKED_POINTS
-from utils.report_data import Grid
+from model.report.curriculum import SHARES
+from model.report.data import Grid
+from model.report.pictures import MARKED_POINTS
 
 PALETTE = ("#3b8ed0", "#d55e00", "#00a078", "#b678b0", "#9a8a00", "#7f7f7f")  # light and dark
 RIGHT, WRONG = "#00a078", "#d55e00"

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
+    sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 from custom_types import TASKS, Role
 from model.args import AZRArgs

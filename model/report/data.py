@@ -14,8 +14,8 @@ from compute.reward import compute_r_propose
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from model.args import CHANGEABLE, AZRArgs
-from utils.curriculum import given_number, phases
-from utils.run_directory import (
+from model.report.curriculum import given_number, phases
+from model.run.directory import (
     read_args,
     read_config,
     read_evaluations,

@@ -6,7 +6,7 @@ from transformers import DynamicCache
 
 from custom_types import ROLES, TASKS, Policy, Prompt, Role
 from model.args import AZRArgs
-from model.loading import PolicyError, in_short
+from model.policy.weights import PolicyError, in_short
 from prime_inversion import all_problems
 from utils.string_formatting import PromptRenderer, format_equation
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from custom_types import Equation, Policy, Prompt
 from model.inference import Response, decode
-from model.loading import PolicyError, in_short
+from model.policy.weights import PolicyError, in_short
 from prompts import TURN
 from utils.string_formatting import (
     PromptRenderer,

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from custom_types import TASKS
-from utils.report_charts import curve_chart
-from utils.report_data import Run, curves
+from model.report.charts import curve_chart
+from model.report.data import Run, curves
 
 
 class Page:
