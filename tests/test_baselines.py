@@ -115,6 +115,7 @@ def test_a_run_is_compared_on_its_evaluation_problems(whole, tmp_path, monkeypat
     assert "--output found: must be a folder without" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_is_what_entered_the_updates(warm_tiny):
     trainer = make_trainer(warm_tiny[0], train_attempts=False, refill="uniform")
     trained = set()

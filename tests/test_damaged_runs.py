@@ -120,6 +120,7 @@ def test_a_damaged_file_is_named_in_a_sentence(copy, capsys, command, kind):
         assert said in sentence and sentence.startswith(str(copy))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGE if DAMAGE[kind][0] == "config.json"])
 def test_training_says_it_too(copy, kind):
     """A checkpoint has the arguments, so that a config.json that is lost is only said to be."""
@@ -133,6 +134,7 @@ def test_training_says_it_too(copy, kind):
         assert result.stderr.startswith(f"{copy}/config.json: ")
 
 
+@pytest.mark.slow
 def test_half_a_last_line_is_no_row_yet(half, copy, capsys):
     for name in ("metrics", "problems", "evaluations", "rollouts"):
         with open(copy / f"{name}.jsonl", "ab") as log:
@@ -152,6 +154,7 @@ def test_windows_line_ends_are_read(half, copy):
 # ---------------------------------------------------------------- checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "said"),
     [
@@ -183,6 +186,7 @@ def test_a_checkpoint_without_its_state_is_no_model_to_compare(copy, capsys, cha
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", ["../secret.txt", "{tmp}/secret.txt", "a/../../secret.txt"])
 def test_a_manifest_is_of_what_is_in_its_folder(copy, tmp_path, outside):
     """Else what is read, and said to differ, is any file of this machine."""

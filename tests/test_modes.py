@@ -20,6 +20,7 @@ DROPPING = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DROPPING)
 def test_what_is_dropped_at_random_takes_no_part(tmp_path, kind):
     """One optimizer step on what was sampled: the ratio of each token's probabilities is 1."""
@@ -50,6 +51,7 @@ def test_the_configs_do_drop(tmp_path):
         assert max(relative(other, one) for other in others) > 1e-3, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["qwen2", "gpt2", "gemma3_text"])
 def test_recomputing_changes_no_gradient(tmp_path, kind):
     """Against the same model without it, and with fewer tensors kept for the backward pass."""

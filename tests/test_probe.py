@@ -88,6 +88,7 @@ TRAINED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", TRAINED)
 def test_what_agrees_is_trained(tmp_path, capsys, kind):
     name, settings = TRAINED[kind]
@@ -99,6 +100,7 @@ def test_what_agrees_is_trained(tmp_path, capsys, kind):
     assert AutoModelForCausalLM.from_pretrained(checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mistral", "gemma3_text"])
 def test_a_window_of_just_the_longest_sequence_is_none(tmp_path, kind):
     """One token less is refused; and with that window the model computes what it does without one."""

@@ -91,6 +91,7 @@ def test_a_tokenizer_without_the_sign_is_refused(tmp_path, capsys):
     assert status == 2 and LOSSES in said
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_appends_an_end_is_refused(tmp_path, capsys):
     """Where a template does not write it, a tokenizer adds it; with one it is not asked to."""
     folder = odd_model(tmp_path / "model", "llama", **SHAPE)
@@ -120,6 +121,7 @@ def test_an_answer_that_holds_an_end_token_is_refused(tmp_path, capsys):
     assert status == 2 and "its tokenizer must read '\\\\boxed{" in said
 
 
+@pytest.mark.slow
 def test_a_model_without_a_template_reads_the_text_itself(tmp_path, capsys):
     folder = odd_model(tmp_path / "model", "qwen2", **SHAPE)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -145,6 +147,7 @@ def short(run, *flags: str) -> int:
     return train.main([*SHORT, "--run-dir", str(run), "--quiet", *flags])
 
 
+@pytest.mark.slow
 def test_the_clock_of_a_template_stands_at_midnight_of_the_runs_date(clocked, tmp_path):
     run = tmp_path / "run"
     assert short(run, "--model", str(clocked), "--prompt-date", "2001-02-03") == 0
@@ -162,6 +165,7 @@ def test_the_clock_of_a_template_stands_at_midnight_of_the_runs_date(clocked, tm
     assert "03 Feb 2001" in evaluator.policy.tokenizer.decode(ids)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_day_it_began(clocked, tmp_path):
     """Without the flag it is today, and in the files; a run with yesterday's in its files stays there."""
     run = tmp_path / "run"
@@ -175,6 +179,7 @@ def test_a_run_keeps_the_day_it_began(clocked, tmp_path):
     assert trainer["args"]["prompt_date"] == kept
 
 
+@pytest.mark.slow
 def test_another_date_is_another_run(clocked, tmp_path, capsys):
     run = tmp_path / "run"
     assert short(run, "--model", str(clocked), "--prompt-date", "2001-02-03") == 0
