@@ -159,13 +159,6 @@ def _read(example: Example) -> tuple[int, ...]:
     return own.prompt_ids + own.response_ids[:-1]
 
 
-def response_count(examples: Sequence[Example], aggregate: str) -> float:
-    """The objective's denominator over `examples`: responses, or their tokens, by weight."""
-    if aggregate == "sequence":
-        return sum(example.weight for example in examples)
-    return sum(example.weight * len(example.rollout.response_ids) for example in examples)
-
-
 class ReplayBuffer:
     """One step's rollouts as examples; emptied by making a new one.
 
@@ -191,6 +184,12 @@ class ReplayBuffer:
 
     def __len__(self) -> int:
         return len(self.examples)
+
+    def count(self, aggregate: str) -> float:
+        """What the objective is averaged over: responses, or with "token" their tokens, by weight."""
+        if aggregate == "sequence":
+            return sum(example.weight for example in self.examples)
+        return sum(example.weight * len(example.rollout.response_ids) for example in self.examples)
 
     def minibatches(self, n: int, rng: Random) -> list[list[Example]]:
         """All examples in `n` shuffled parts of nearly equal size, each once, none empty. Those with

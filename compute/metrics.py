@@ -47,8 +47,8 @@ def proposal_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str,
     """What was proposed and how often it was solved, by task."""
     metrics = {}
     for task in TASKS:
-        own = [problem for item, problem in played.proposals if item.rollout.task is task]
-        valid = [problem for problem in own if problem is not None]
+        own = [item for item in played.proposals if item.rollout.task is task]
+        valid = [item.proposed for item in own if item.proposed is not None]
         novel = [problem for problem in played.novel if problem.task is task]
         rates = {p: rate for p, rate in played.solve_rates.items() if p.task is task}
         metrics[f"valid_frac/{task}"] = len(valid) / len(own) if own else NAN

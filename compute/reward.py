@@ -9,7 +9,7 @@ problem that 3 of 8 attempts solved earns its proposer 1 - 3/8 = 0.625.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from custom_types import Problem, Role, Rollout, Verdict
+from custom_types import Judged, Problem, Role, Verdict
 
 CORRECT_REWARD = 1.0
 WRONG_REWARD = -0.5
@@ -17,12 +17,12 @@ MALFORMED_REWARD = -1.0
 REWARD_SCHEMES = ("learnability", "constant", "format")
 
 
-def compute_solve_rates(attempts: Sequence[tuple[Rollout, Verdict]]) -> dict[Problem, float]:
+def compute_solve_rates(attempts: Sequence[Judged]) -> dict[Problem, float]:
     """The share of correct attempts at each problem that was attempted."""
     outcomes: dict[Problem, list[bool]] = defaultdict(list)
-    for attempt, verdict in attempts:
-        outcomes[attempt.problem].append(verdict is Verdict.CORRECT)
-    return {problem: sum(own) / len(own) for problem, own in outcomes.items()}
+    for attempt in attempts:
+        outcomes[attempt.rollout.problem].append(attempt.verdict is Verdict.CORRECT)
+    return {problem: sum(correct) / len(correct) for problem, correct in outcomes.items()}
 
 
 def compute_r_propose(solve_rate: float, *, extreme_reward: float = 0.0) -> float:

@@ -74,6 +74,12 @@ class AZRArgs:
         "seldom they are solved",
         choices=("uniform", "unsolved"),
     )
+    engine: str = flag(
+        "auto",
+        "what samples and scores; shared: what sequences have in common is computed once; plain: one row "
+        "for each response, for any model; auto: shared where a trial shows that it equals the model itself",
+        choices=("auto", "plain", "shared"),
+    )
     temperature: float = flag(1.0, "of sampling and of logprobs", least=0.01, most=100)
     max_proposal_tokens: int = flag(
         6, "a proposal that has not ended by then is malformed", least=1

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from constants import TINY_MODEL
 from custom_types import Policy
 from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
 from model.checkpoint import restore, save_policy, training_state
-from model.engine.probe import require_trainable
+from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
 from model.plan.plan import plan
@@ -46,6 +47,7 @@ from model.presets import is_small, language
 from model.recording.recorder import Recorder, Silence
 from model.run.checkpoints import CheckpointError, load_state
 from model.run.directory import RunDirectoryError
+from model.run.followed import proposed_counts
 from model.run.resumption import Resumption, find_resumption
 from model.trainer import AZRTrainer
 from utils.allocator import keep_freed_memory
@@ -96,18 +98,24 @@ def _train(
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     policy = _policy(args, checkpoint)
     renderer = PromptRenderer.for_policy(policy, args)
-    if args.model != TINY_MODEL:
-        policy.model.to(accelerator.device)
-        require_trainable(policy, renderer, args)
     state = load_state(checkpoint) if checkpoint else None
+    if args.model == TINY_MODEL:  # the shared engine is known to fit it
+        policy, why = replace(policy, engine=args.engine.replace("auto", "shared")), None
+    else:
+        policy.model.to(accelerator.device)
+        wanted = state["engine"] if state else args.engine  # a resumed run keeps its engine
+        policy, why = fitted(policy, renderer, replace(args, engine=wanted))
     if state is not None and policy.origin is not None:
         require_same_origin(args.model, policy.origin, state["origin"])
+    followed = proposed_counts(args) if args.yoked_to else {}
     recorder.start(policy, str(accelerator.device), state)
+    if why is not None:
+        recorder.say(why)
     if args.warm_starts and state is None:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)
         recorder.warm_started(loss, time.perf_counter() - started)
-    trainer = AZRTrainer(policy, renderer, args, accelerator)
+    trainer = AZRTrainer(policy, renderer, args, accelerator, followed=followed)
     evaluator = Evaluator(policy, renderer, args)
     first = 0
     if state is not None:
@@ -119,7 +127,7 @@ def _train(
         with StopSignal() as stop:
             stopped = _loop(first, trainer, evaluator, recorder, stop)
         recorder.finish()
-    except (NonFiniteError, CheckpointError, OSError) as error:
+    except (NonFiniteError, CheckpointError, PolicyError, OSError) as error:
         raise RunEndedError(f"{error}; {recorder.last_checkpoint()}") from error
     finally:
         gc.unfreeze()  # a caller's next run needs this one's memory
@@ -151,7 +159,8 @@ def _loop(
     problems = evaluation_problems(args)
     save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank)
     for step in range(first, args.total_steps + 1):
-        metrics, evaluated = trainer.step() if step else {"step": 0}, []
+        done = trainer.step() if step else None
+        metrics, evaluated = dict(done.metrics) if done else {"step": 0}, []
         if step % args.eval_every == 0:
             started = time.perf_counter()
             with trainer.accelerator.autocast():
@@ -160,8 +169,7 @@ def _loop(
                 if args.eval_uniform:
                     metrics |= evaluator.uniform_reward()
             metrics["time/eval"] = time.perf_counter() - started
-        trained = list(zip(trainer.scored, trainer.advantages, strict=True))
-        recorder.record(metrics, trained, trainer.played, evaluated)
+        recorder.record(metrics, done, evaluated)
         asked = max(gather([stop.number]))  # of all processes, at the same step
         due = step > 0 and step % args.checkpoint_every == 0
         if due or asked or step == args.total_steps:

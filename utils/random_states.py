@@ -8,6 +8,11 @@ import numpy as np
 import torch
 
 
+def seeded_generator(seed: str) -> torch.Generator:
+    """torch's generator on the CPU, for a stream that a text names."""
+    return torch.Generator().manual_seed(Random(seed).getrandbits(63))
+
+
 def random_state(rng: Random | torch.Generator) -> list | torch.Tensor:
     """Of one of Python's or of torch's generators."""
     if isinstance(rng, torch.Generator):

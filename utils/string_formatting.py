@@ -14,7 +14,7 @@ from itertools import cycle
 from string import Template
 
 from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS, PRIMES
-from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Role, TaskType
+from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Response, Role, TaskType
 from prompts import ANSWER, EQUATION, TURN
 from utils.template_clock import standing_clock
 
@@ -75,6 +75,22 @@ def format_equation(problem: Problem) -> str:
 def format_answer(content: object) -> str:
     r"""How a response ends: `\boxed{content}`."""
     return Template(ANSWER).substitute(content=content)
+
+
+def decode(tokenizer, responses: Sequence[Response]) -> list[str]:
+    """The text of each response without its stop id. A model may sample ids that its tokenizer has
+    no word for; a response with one is unreadable, U+FFFD, rather than the text around it."""
+    known = len(tokenizer)
+    bodies = [response.ids[: len(response.ids) - response.finished] for response in responses]
+    distinct = list(dict.fromkeys(bodies))  # short answers repeat
+    texts = tokenizer.batch_decode(
+        distinct, skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
+    text_of = {
+        body: text if all(token < known for token in body) else "\ufffd"
+        for text, body in zip(texts, distinct, strict=True)
+    }
+    return [text_of[body] for body in bodies]
 
 
 def worked_examples(asked: Problem, n: int, min_prime: int, max_prime: int) -> list[Problem]:

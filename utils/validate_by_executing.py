@@ -8,7 +8,7 @@ here. Example: `judge_solver(r"\boxed{4}", Problem(DEDUCTION, 2, 4, 7), 5, 13) i
 from collections.abc import Iterable
 from functools import lru_cache
 
-from custom_types import Equation, Problem, Role, Rollout, TaskType, Verdict
+from custom_types import Equation, Judged, Problem, Role, Rollout, TaskType, Verdict
 from prime_inversion import fitting_primes, modular_inverse, primes_between
 from utils.string_formatting import REMEMBERED_TEXTS, parse_proposer, parse_solver
 
@@ -58,22 +58,18 @@ def complete(equation: Equation, task: TaskType, min_prime: int, max_prime: int)
     return Problem(task, x, y, equation.p)
 
 
-def judge_rollout(
-    rollout: Rollout, min_prime: int, max_prime: int
-) -> tuple[Verdict, Problem | None]:
-    """The verdict on a rollout and, for a valid proposal, its problem.
+def judge_rollout(rollout: Rollout, min_prime: int, max_prime: int) -> Judged:
+    """A rollout with its verdict and, where it is a valid proposal, its problem.
 
     An unfinished rollout is malformed; this is the only place that says so.
     """
     if not rollout.finished:
-        return Verdict.MALFORMED, None
+        return Judged(rollout, Verdict.MALFORMED)
     if rollout.role is Role.PROPOSER:
-        return judge_proposer(rollout.text, rollout.task, min_prime, max_prime)
-    return judge_solver(rollout.text, rollout.problem, min_prime, max_prime), None
+        return Judged(rollout, *judge_proposer(rollout.text, rollout.task, min_prime, max_prime))
+    return Judged(rollout, judge_solver(rollout.text, rollout.problem, min_prime, max_prime))
 
 
-def judge_rollouts(
-    rollouts: Iterable[Rollout], min_prime: int, max_prime: int
-) -> list[tuple[Rollout, Verdict, Problem | None]]:
-    """Each rollout with what `judge_rollout` says of it, in order."""
-    return [(own, *judge_rollout(own, min_prime, max_prime)) for own in rollouts]
+def judge_rollouts(rollouts: Iterable[Rollout], min_prime: int, max_prime: int) -> list[Judged]:
+    """Each rollout, judged, in order."""
+    return [judge_rollout(rollout, min_prime, max_prime) for rollout in rollouts]

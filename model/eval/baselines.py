@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, TINY_MODEL
 from custom_types import Policy, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
-from model.engine.probe import require_trainable
+from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
 from model.flags import ArgumentError, check, flag, parse_values
@@ -146,7 +146,7 @@ def policy_scores(
     policy.model.to("cuda" if cuda else "cpu")
     renderer = PromptRenderer.for_policy(policy, args)
     if policy.name != TINY_MODEL:
-        require_trainable(policy, renderer, args, roles=(Role.SOLVER,))
+        policy, _ = fitted(policy, renderer, args, roles=(Role.SOLVER,))
     evaluator = Evaluator(policy, renderer, args)
     with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
         return right(evaluator.verdicts(asked, temperature=temperature))

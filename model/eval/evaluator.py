@@ -2,7 +2,7 @@
 
     evaluator = Evaluator.from_run("runs/first")
     proposal = evaluator.propose(TaskType.DEDUCTION)
-    verdict, problem = evaluator.judge(proposal)
+    judged = evaluator.judge(proposal)
 
 Greedy answers draw no random number, and what is sampled here has a generator of its own, so
 evaluating never moves a training stream.
@@ -16,7 +16,7 @@ from statistics import fmean
 import torch
 
 from compute.reward import compute_r_total, compute_solve_rates
-from custom_types import TASKS, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
+from custom_types import TASKS, Judged, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
 from model.policy.load import load_pretrained
@@ -55,9 +55,9 @@ class Evaluator:
 
     def __init__(self, policy: Policy, renderer: PromptRenderer, args: AZRArgs):
         self.policy, self.renderer, self.args = policy, renderer, args
-        self.references = Random(f"{args.seed}/evaluation references")
-        self.drawing = Random(f"{args.seed}/evaluation drawing")
-        self.sampling = torch.Generator().manual_seed(self.references.getrandbits(63))
+        self.references_rng = Random(f"{args.seed}/evaluation references")
+        self.drawing_rng = Random(f"{args.seed}/evaluation drawing")
+        self.sampling_rng = torch.Generator().manual_seed(self.references_rng.getrandbits(63))
 
     @classmethod
     def from_run(cls, run_dir: str | Path) -> "Evaluator":
@@ -72,7 +72,7 @@ class Evaluator:
         args = self.args
         temperature = args.temperature if temperature is None else temperature
         references = generate_problems(
-            args.n_references, self.references, args.min_prime, args.max_prime, tasks=(task,)
+            args.n_references, self.references_rng, args.min_prime, args.max_prime, tasks=(task,)
         )
         (proposal,) = self._rollout([self.renderer.proposer(task, references)], temperature)
         return proposal
@@ -81,16 +81,16 @@ class Evaluator:
         """One answer to each problem, in order."""
         return self._rollout([self.renderer.solver(problem) for problem in problems], temperature)
 
-    def judge(self, item: Rollout) -> tuple[Verdict, Problem | None]:
-        """The verdict, and the problem of a valid proposal."""
-        return judge_rollout(item, self.args.min_prime, self.args.max_prime)
+    def judge(self, rollout: Rollout) -> Judged:
+        """The rollout with its verdict and, where it is a valid proposal, its problem."""
+        return judge_rollout(rollout, self.args.min_prime, self.args.max_prime)
 
     def verdicts(
         self, problems: Sequence[Problem], *, temperature: float = 0.0
     ) -> list[tuple[Problem, Verdict]]:
         """Each problem with the verdict of one answer to it, in order."""
         answers = self.solve(problems, temperature=temperature)
-        return [(answer.problem, self.judge(answer)[0]) for answer in answers]
+        return [(answer.problem, self.judge(answer).verdict) for answer in answers]
 
     def accuracy(self, problems: Sequence[Problem]) -> dict[str, float]:
         """`accuracy_metrics` of one greedy answer to each problem."""
@@ -100,12 +100,14 @@ class Evaluator:
         """`eval/uniform_reward_{task}`: what a proposer would earn now that drew B problems a task
         uniformly, by n sampled attempts at each of them, paid as the run pays its own."""
         args = self.args
-        drawn = generate_of_each_task(args.batch_size, self.drawing, args.min_prime, args.max_prime)
+        drawn = generate_of_each_task(
+            args.batch_size, self.drawing_rng, args.min_prime, args.max_prime
+        )
         attempts = self.solve(
             [problem for problem in dict.fromkeys(drawn) for _ in range(args.n_attempts)],
             temperature=args.temperature,
         )
-        rates = compute_solve_rates([(attempt, self.judge(attempt)[0]) for attempt in attempts])
+        rates = compute_solve_rates([self.judge(attempt) for attempt in attempts])
         return {
             f"eval/uniform_reward_{task}": fmean(
                 compute_r_total(
@@ -123,5 +125,5 @@ class Evaluator:
             prompts,
             temperature=temperature,
             max_rows=self.args.rollout_rows,
-            generator=self.sampling,
+            generator=self.sampling_rng,
         )

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 
 from buffer.packing import row_length
-from model.engine.shared import MOST_POSITIONS
-from model.inference import LOGIT_CHUNK_ELEMENTS
+from model.engine.decoding import MOST_POSITIONS
+from model.engine.shared import LOGIT_CHUNK_ELEMENTS
 
 
 class Precision(NamedTuple):

@@ -1,4 +1,5 @@
-"""The longest prompts that a run can have, and whether its model has room for them and their responses."""
+"""The longest prompts that a run can have, and whether its model has room for them and their responses:
+positions for all tokens, and layers that see them all."""
 
 from collections.abc import Sequence
 
@@ -38,35 +39,40 @@ def longest_prompts(
     return prompts
 
 
-def require_room(policy: Policy, prompts: Sequence[Prompt]) -> None:
-    """Raise PolicyError unless a model sees all of each prompt with its response: every token has a
-    position, and no layer looks through a window that is shorter."""
-    longest = max(prompts, key=lambda prompt: len(prompt.ids) + prompt.max_tokens)
-    length = len(longest.ids) + longest.max_tokens
-    needed = f"a prompt of {len(longest.ids)} tokens with a response of {longest.max_tokens}"
+def require_positions(policy: Policy, prompts: Sequence[Prompt]) -> None:
+    """Raise PolicyError unless every token of each prompt with its response has a position."""
+    longest, length = _longest(prompts)
     config = policy.model.config.get_text_config(decoder=True)
     found = (getattr(config, name, None) for name in POSITIONS)
     positions = next((number for number in found if isinstance(number, int) and number > 0), length)
     if positions < length:
         raise PolicyError(
-            f"--model {policy.name}: must have {length} positions for {needed}, and has {positions}; lower "
+            f"--model {policy.name}: must have {length} positions for a prompt of {len(longest.ids)} "
+            f"tokens with a response of {longest.max_tokens}, and has {positions}; lower "
             f"--max-answer-tokens, --max-proposal-tokens or --n-references"
         )
-    kind, window = _narrowest(config, length)
-    if window < length:
-        raise PolicyError(
-            f"--model {policy.name}: must see {length} tokens at once for {needed}, and its {kind} is "
-            f"{window}; lower --max-answer-tokens, --max-proposal-tokens or --n-references"
-        )
 
 
-def _narrowest(config, length: int) -> tuple[str, int]:
-    """The narrowest window that a layer looks through, with a name for it; `length` where none does.
+def narrow_window(policy: Policy, prompts: Sequence[Prompt]) -> str | None:
+    """Why a layer may not see a whole prompt with its response, in words; None where all of them do.
     transformers knows by the layers of a cache made for the model."""
+    _, length = _longest(prompts)
+    config = policy.model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
     windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
     if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's, with a full cache
         windows.append(config.window_size)
-    named = getattr(config, "attention_chunk_size", None), "attention_chunk_size"
-    narrowest = min((one for one in windows if one), default=length)
-    return named[1] if narrowest == named[0] else "attention window", narrowest
+    kinds = {
+        "attention window": min(windows, default=None),
+        "attention_chunk_size": getattr(config, "attention_chunk_size", None),
+    }
+    for kind, size in kinds.items():
+        if size is not None and size < length:
+            return f"its {kind} is {size}, and a prompt with its response may have {length} tokens"
+    return None
+
+
+def _longest(prompts: Sequence[Prompt]) -> tuple[Prompt, int]:
+    """The prompt that has most tokens together with its response, and that number."""
+    longest = max(prompts, key=lambda prompt: len(prompt.ids) + prompt.max_tokens)
+    return longest, len(longest.ids) + longest.max_tokens

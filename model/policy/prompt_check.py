@@ -7,12 +7,12 @@ questions that nobody asked.
 
 from collections.abc import Sequence
 
-from custom_types import Equation, Policy, Prompt
-from model.inference import Response, decode
+from custom_types import Equation, Policy, Prompt, Response
 from model.policy.weights import PolicyError, in_short
 from prompts import TURN
 from utils.string_formatting import (
     PromptRenderer,
+    decode,
     format_answer,
     format_equation,
     parse_proposer,

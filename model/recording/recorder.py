@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from custom_types import Policy, Problem, Round, Scored, Verdict
+from custom_types import Policy, Problem, Step, Verdict
 from model.args import AZRArgs
 from model.recording.console import Console
 from model.recording.trackers import WandbTracker
@@ -32,14 +32,13 @@ class Silence:
         """The warm start is over."""
 
     def record(
-        self,
-        metrics: Mapping,
-        trained: list[tuple[Scored, float]],
-        played: Round | None,
-        evaluated: list[tuple[Problem, Verdict]],
+        self, metrics: Mapping, done: Step | None, evaluated: list[tuple[Problem, Verdict]]
     ) -> None:
-        """A step is over: its metrics, what was trained on with its advantages, its round if any, and
-        the verdicts of its evaluation, none where it was not evaluated."""
+        """A step is over: its metrics with those of its evaluation; what was done in it, None before the
+        first; and the verdicts of its evaluation, none where it was not evaluated."""
+
+    def say(self, line: str) -> None:
+        """Something that the user should know."""
 
     def checkpoint(self, state: dict, save_policy: Callable[[Path], None]) -> None:
         """All of a step is recorded; keep what another process needs to go on. save_policy: writes the
@@ -101,20 +100,20 @@ class Recorder(Silence):
         self.console.warm_started(loss, seconds)
 
     def record(
-        self,
-        metrics: Mapping,
-        trained: list[tuple[Scored, float]],
-        played: Round | None,
-        evaluated: list[tuple[Problem, Verdict]],
+        self, metrics: Mapping, done: Step | None, evaluated: list[tuple[Problem, Verdict]]
     ) -> None:
         step, logs = metrics["step"], self.run.logs
         self.accuracy = metrics.get("eval/accuracy")
         logs.log_metrics(metrics)
         self.recorded = True
-        logs.log_rollouts(step, trained, self.tokenizer, self.args.logged_rollouts)
-        logs.log_problems(step, played)
+        if done is not None:
+            logs.log_rollouts(step, done.learned, self.tokenizer, self.args.logged_rollouts)
+            logs.log_problems(step, done.played)
         logs.log_evaluation(step, evaluated)
         self.console.step(metrics)
+
+    def say(self, line: str) -> None:
+        self.console.say(line)
 
     def checkpoint(self, state: dict, save_policy: Callable[[Path], None]) -> None:
         """Raises CheckpointError."""

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from custom_types import CELLS, TASKS, Problem, Round, Scored, Verdict
+from custom_types import CELLS, TASKS, Learned, Problem, Round, Scored, Verdict
 from utils.files import sync_open
 
 LOGS = ("metrics", "rollouts", "problems", "evaluations")
@@ -103,14 +103,12 @@ class Logs:
         row = {key: _finite_or_none(value) for key, value in row.items()}
         self.metrics.append(row)
 
-    def log_rollouts(
-        self, step: int, trained: Sequence[tuple[Scored, float]], tokenizer, n: int
-    ) -> None:
-        """At most `n` transcripts of a step, of rollouts and their advantages: the first of each cell,
-        then the second, and so on."""
-        by_cell = [[] for _ in CELLS]
-        for row in trained:
-            by_cell[row[0].rollout.cell].append(row)
+    def log_rollouts(self, step: int, learned: Learned, tokenizer, n: int) -> None:
+        """At most `n` transcripts of what a step trained on: the first of each cell, then the second, and
+        so on."""
+        by_cell: list[list[tuple[Scored, float]]] = [[] for _ in CELLS]
+        for item, advantage in zip(learned.scored, learned.advantages, strict=True):
+            by_cell[item.rollout.cell].append((item, advantage))
         depth = max(map(len, by_cell), default=0)
         ordered = [own[level] for level in range(depth) for own in by_cell if level < len(own)]
         for item, advantage in ordered[:n]:
@@ -126,12 +124,10 @@ class Logs:
             }
             self.rollouts.append(row)
 
-    def log_problems(self, step: int, played: Round | None) -> None:
+    def log_problems(self, step: int, played: Round) -> None:
         """One line of problems.jsonl: by task, `[x, y, p, times proposed, solve rate]` of each
         problem that was attempted n times in a step."""
-        if played is None:
-            return
-        proposed = Counter(problem for _, problem in played.proposals)
+        proposed = Counter(item.proposed for item in played.proposals)
         row = {"step": step} | {str(task): [] for task in TASKS}
         for p, rate in played.solve_rates.items():
             row[str(p.task)].append([p.x, p.y, p.p, proposed[p], rate])
