@@ -56,7 +56,9 @@ def exact(model):
 
 
 def _rms_norm(module, hidden):
-    return module.weight * hidden * (hidden.square().mean(-1, True) + module.variance_epsilon).rsqrt()
+    return (
+        module.weight * hidden * (hidden.square().mean(-1, True) + module.variance_epsilon).rsqrt()
+    )
 
 
 def named(name: str):

@@ -13,10 +13,13 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from buffer.base_buff import collate
 from constants import CUDA_MODEL
 from custom_types import TASKS, Example, Role, Rollout
-from model import inference, memory, plan
 from model.args import parse_args
-from model.engine.shared import prefill
-from model.inference import generate, response_logprobs, sample_tokens
+from model.engine import shared
+from model.engine.decoding import prefill
+from model.engine.sampling import sample_tokens
+from model.engine.shared import SharedEngine
+from model.inference import generate
+from model.plan import memory, plan
 from model.plan.memory import ADAPTERS, AUTOCAST, FLOAT32, Part, Precision
 from model.plan.plan import GIB
 from model.policy.adapters import add_adapters
@@ -119,7 +122,7 @@ def measured_update(precision: Precision, row=128, floor=0.0, **sizes) -> int:
 
     def microbatch():
         with autocast(precision):
-            logprobs, _, bonus = response_logprobs(model, collate(rows, 0), 1.0, floor)
+            logprobs, _, bonus = SharedEngine(model, (), 0).score(collate(rows, 0), 1.0, floor)
         (logprobs.sum() + bonus.sum()).backward()
 
     return peak_of(microbatch)
@@ -160,7 +163,7 @@ def test_the_peak_of_an_update_is_the_allocators(precision, moment, sizes):
 
 
 def test_logits_come_in_chunks(monkeypatch):
-    for module in (inference, memory):
+    for module in (shared, memory):
         monkeypatch.setattr(module, "LOGIT_CHUNK_ELEMENTS", 64 * 4000)
     measured = measured_update(AUTOCAST, **WORDS)
     assert planned_update(AUTOCAST, **WORDS)[0] == pytest.approx(measured, rel=0.1)

@@ -62,9 +62,9 @@ def narrow_window(policy: Policy, prompts: Sequence[Prompt]) -> str | None:
     windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
     if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's, with a full cache
         windows.append(config.window_size)
-    kinds = {
-        "attention window": min(windows, default=None),
+    kinds = {  # transformers' cache has chunks as windows, so they are named first
         "attention_chunk_size": getattr(config, "attention_chunk_size", None),
+        "attention window": min(windows, default=None),
     }
     for kind, size in kinds.items():
         if size is not None and size < length:
