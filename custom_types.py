@@ -32,7 +32,7 @@ class TaskType(StrEnum):
 
 
 class Role(StrEnum):
-    """The two parts the one model plays."""
+    """What the one model plays: both."""
 
     PROPOSER = "proposer"
     SOLVER = "solver"

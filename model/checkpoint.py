@@ -1,5 +1,5 @@
 """What a run is made of between two steps, as one nested dict: with it, and the weights, another process
-goes on as this one would have, to the last bit.
+continues as this one would have, to the last bit.
 """
 
 from pathlib import Path

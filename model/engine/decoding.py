@@ -14,7 +14,7 @@ MOST_POSITIONS = 4096  # of a row of packed prompts
 
 
 class Decoding:
-    """Rows of a model, each at the end of a sequence of its own. cache: their keys and values. mask:
+    """Rows of a model, each at the end of its sequence. cache: their keys and values. mask:
     (rows, width) bool, which positions of the cache hold a row's tokens; padded on the left."""
 
     def __init__(self, model, cache: Cache, mask: Tensor):
@@ -44,7 +44,7 @@ def prefill(
     model, prompts: Sequence[tuple[int, ...]], pad_id: int, more: int
 ) -> tuple[Tensor, Decoding]:
     """Logits (n, vocabulary) of what follows each of n prompts, and n rows that stand at their ends,
-    which may go on for `more` tokens."""
+    each of which may be `more` tokens longer in the end."""
     device = model.device
     rows, _ = fill_rows(prompts, MOST_POSITIONS)
     packed = pack([[prompts[index] for index in row] for row in rows], pad_id)
@@ -52,7 +52,7 @@ def prefill(
         input_ids=packed.input_ids.to(device),
         attention_mask=packed.attention_mask.to(device),
         position_ids=packed.position_ids.to(device),
-        past_key_values=DynamicCache(),  # a model's own would drop what lies outside a window
+        past_key_values=DynamicCache(),  # the one a model makes would drop what lies outside a window
         use_cache=True,
     )
     order = [prompts[index] for row in rows for index in row]
@@ -109,7 +109,7 @@ def _row_tensor(packed: Tensor, paths: Tensor, more: int) -> Tensor:
 
 
 def _selected(room: Tensor, rows: Tensor, time: int) -> Tensor:
-    """`room[rows]`, of which the first `time` positions are read."""
+    """`room[rows]`; only its first `time` positions are read."""
     selected = room.new_empty(len(rows), *room.shape[1:])
     selected[:, :, :time] = room[:, :, :time][rows]
     return selected

@@ -1,7 +1,7 @@
 """The plain engine: pad, run the model as transformers documents it, take the softmax.
 
 It is the definition of the method's forward pass: what it says is right, for any causal language model
-that reads a two-dimensional attention mask and keeps a cache of its own, whatever it does inside (windows,
+that reads a two-dimensional attention mask and keeps its cache itself, whatever it does inside (windows,
 ALiBi, scaled or capped logits). `model/engine/shared.py` computes the same with less work, where it can.
 Example: the prompts `7 8` and `9` are read as
 

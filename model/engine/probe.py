@@ -2,7 +2,7 @@
 
 An engine fits a model where sampling, scoring and the update all find a response as likely as the model
 itself does, one whole sequence at a time. The shared engine does not fit a model that looks through a
-window, counts positions in a way of its own, or changes what its output layer gives: such a model would
+window, counts positions in another way, or changes what its output layer gives: such a model would
 be sampled as one model and trained as another, without a word. The plain engine fits nearly all of them,
 at more cost. A model that neither fits cannot be trained here.
 """

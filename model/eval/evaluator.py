@@ -4,8 +4,8 @@
     proposal = evaluator.propose(TaskType.DEDUCTION)
     judged = evaluator.judge(proposal)
 
-Greedy answers draw no random number, and what is sampled here has a generator of its own, so
-evaluating never moves a training stream.
+Greedy answers draw no random number, and what is sampled here has its own generator, so evaluating
+never moves a training stream.
 """
 
 from collections.abc import Sequence
@@ -42,10 +42,10 @@ def accuracy_metrics(verdicts: Sequence[tuple[Problem, Verdict]]) -> dict[str, f
     """`eval/accuracy_{task}` for each task that has problems, and their mean, `eval/accuracy`."""
     metrics = {}
     for task in TASKS:
-        own = [verdict for problem, verdict in verdicts if problem.task is task]
-        if own:
-            correct = sum(verdict is Verdict.CORRECT for verdict in own)
-            metrics[f"eval/accuracy_{task}"] = correct / len(own)
+        of_task = [verdict for problem, verdict in verdicts if problem.task is task]
+        if of_task:
+            correct = sum(verdict is Verdict.CORRECT for verdict in of_task)
+            metrics[f"eval/accuracy_{task}"] = correct / len(of_task)
     metrics["eval/accuracy"] = sum(metrics.values()) / len(metrics) if metrics else float("nan")
     return metrics
 

@@ -11,7 +11,7 @@ from model.policy.weights import PolicyError, in_short
 from prime_inversion import all_problems
 from utils.string_formatting import PromptRenderer, format_equation
 
-MOST_PROBLEMS = 2000  # of a task, those of the largest primes, of which the longest is looked for
+MOST_PROBLEMS = 2000  # of a task, those of the largest primes, among which is the longest
 POSITIONS = "max_position_embeddings", "max_seq_len", "max_sequence_length", "n_ctx"
 
 
@@ -31,7 +31,7 @@ def longest_prompts(
                 prompts.append(renderer.proposer(task, [longest] * args.n_references))
             if Role.SOLVER in roles:
                 prompts.append(renderer.solver(longest))
-    except Exception as error:  # of a template, which is a program of its own, or of a tokenizer
+    except Exception as error:  # of a template, which is a program, or of a tokenizer
         raise PolicyError(
             f"--model {args.model}: its tokenizer and chat template cannot write a prompt "
             f"({in_short(error)})"

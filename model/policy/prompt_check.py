@@ -40,9 +40,9 @@ def require_prompts(policy: Policy, renderer: PromptRenderer, prompts: Sequence[
 
 def _fault(policy: Policy, renderer: PromptRenderer, prompt: Prompt, rows: int) -> str | None:
     """What is wrong with a prompt, in words."""
-    above = [token for token in prompt.ids if not 0 <= token < rows]
-    if above:
-        return f"must have an embedding for each token of a prompt; {above[0]} is above its {rows}"
+    unknown = [token for token in prompt.ids if not 0 <= token < rows]
+    if unknown:
+        return f"must have an embedding for each token of a prompt; it has {rows}, and none for {unknown[0]}"
     for _ in range(2):
         if renderer.encode.__wrapped__(prompt.text) != prompt.ids:
             return "its chat template must write the same prompt each time"
