@@ -115,7 +115,6 @@ class Learner:
         args, diagnostics, found = self.args, [], []
         for batch, old_logprobs in zip(batches, old, strict=True):
             batch, scores = self._score(batch)
-            mean = dict(aggregate=args.aggregate, denominator=denominator, weights=batch.weights)
             objective, measured = self.objective(
                 scores.logprobs,
                 scores.logprobs.detach() if old_logprobs is None else old_logprobs,
@@ -123,12 +122,16 @@ class Learner:
                 batch.response_mask,
                 clip_low=args.clip_low,
                 clip_high=args.clip_high,
+                aggregate=args.aggregate,
+                denominator=denominator,
+                weights=batch.weights,
                 counts=batch.counts,
-                **mean,
             )
             loss = -objective
             if args.entropy_coef:
-                bonus = aggregate_tokens(scores.bonus, batch.response_mask, **mean)
+                bonus = aggregate_tokens(
+                    scores.bonus, batch.response_mask, args.aggregate, denominator, batch.weights
+                )
                 loss -= args.entropy_coef * bonus
             self.accelerator.backward(loss)
             measured["loss"] = loss.detach()

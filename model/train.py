@@ -70,7 +70,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 
     resumption: what the run goes on with.
     """
-    checkpoint = resumption and resumption.checkpoint
+    checkpoint = resumption.checkpoint if resumption else None
     small = is_small(language(str(checkpoint or args.model)))
     cuda = torch.cuda.is_available() and not small
     if not cuda:
@@ -93,7 +93,7 @@ def _train(
     args: AZRArgs, resumption: Resumption | None, accelerator: Accelerator, recorder: Silence
 ) -> int:
     """`train`, with what it writes through."""
-    checkpoint = resumption and resumption.checkpoint
+    checkpoint = resumption.checkpoint if resumption else None
     set_seed(args.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     policy = _policy(args, checkpoint)

@@ -75,8 +75,10 @@ class _RowLayer(DynamicLayer):
 
     def __init__(self, packed: DynamicLayer, paths: Tensor, more: int):
         super().__init__()
-        self.lazy_initialization(packed.keys, packed.values)
-        self._rooms = [_row_tensor(kept, paths, more) for kept in (packed.keys, packed.values)]
+        keys, values = packed.keys, packed.values
+        assert keys is not None and values is not None, "a layer that has read something"
+        self.lazy_initialization(keys, values)
+        self._rooms = [_row_tensor(kept, paths, more) for kept in (keys, values)]
         self._show(paths.shape[1])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):

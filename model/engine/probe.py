@@ -130,7 +130,7 @@ def differences(
     furthest, or in the mean where rounding may change a token by much."""
     rollouts = _sampled(policy, engine, prompts, args)
     found = {
-        "sampling": [rollout.old_logprobs for rollout in rollouts],
+        "sampling": [value for rollout in rollouts for value in rollout.old_logprobs],
         "scoring": _scored(policy, engine, rollouts, args),
     }
     with torch.enable_grad():
@@ -138,7 +138,7 @@ def differences(
     wanted = torch.cat([logprobs_alone(policy.model, rollout) for rollout in rollouts])
     measure = torch.mean if _rounds_much(policy.model) else torch.max
     return {
-        name: float(measure((torch.tensor(sum(map(list, values), [])) - wanted).abs()))
+        name: float(measure((torch.tensor(values) - wanted).abs()))
         for name, values in found.items()
     }
 
@@ -172,8 +172,8 @@ def _sampled(
 
 def _scored(
     policy: Policy, engine: type[Engine], rollouts: Sequence[Rollout], args: AZRArgs
-) -> list[list[float]]:
-    """The log-probabilities of each response as the update computes them."""
+) -> list[float]:
+    """The log-probabilities of all responses, one after the other, as the update computes them."""
     scorer = engine(policy.model, policy.stop_ids, policy.pad_id)
     # Each weighs another number, by which it is known in whatever order it comes back.
     examples = [Example(rollout, 0.0, float(number)) for number, rollout in enumerate(rollouts)]
@@ -183,7 +183,7 @@ def _scored(
         logprobs = scorer.score(batch, temperature=1.0).logprobs.tolist()
         for number, values in zip(batch.weights.int().tolist(), logprobs, strict=True):
             found[number] = values[: len(rollouts[number].response_ids)]
-    return [found[number] for number in range(len(rollouts))]
+    return [value for number in range(len(rollouts)) for value in found[number]]
 
 
 @torch.no_grad()

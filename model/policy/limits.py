@@ -59,7 +59,8 @@ def narrow_window(policy: Policy, prompts: Sequence[Prompt]) -> str | None:
     _, length = _longest(prompts)
     config = policy.model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
-    windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
+    sizes = (getattr(layer, "sliding_window", None) for layer in layers)
+    windows = [size for size in sizes if size is not None]
     if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's, with a full cache
         windows.append(config.window_size)
     kinds = {  # transformers' cache has chunks as windows, so they are named first
