@@ -56,16 +56,15 @@ def compute_r_total(
         raise ValueError(f"scheme must be one of {REWARD_SCHEMES}, not {scheme!r}")
     if verdict is Verdict.MALFORMED:
         return MALFORMED_REWARD
-    if scheme != "learnability" and role is Role.PROPOSER and verdict is Verdict.VALID:
-        return CORRECT_REWARD
-    if scheme == "format" and verdict in (Verdict.WRONG, Verdict.CORRECT) and role is Role.SOLVER:
-        return CORRECT_REWARD
-    if role is Role.SOLVER and verdict is Verdict.CORRECT:
-        return CORRECT_REWARD
-    if role is Role.SOLVER and verdict is Verdict.WRONG:
-        return WRONG_REWARD
-    if role is Role.PROPOSER and verdict is Verdict.INVALID:
+    if role is Role.SOLVER:
+        if verdict is Verdict.CORRECT:
+            return CORRECT_REWARD
+        if verdict is Verdict.WRONG:
+            return CORRECT_REWARD if scheme == "format" else WRONG_REWARD
+    elif verdict is Verdict.INVALID:
         return invalid_reward
-    if role is Role.PROPOSER and verdict is Verdict.VALID and solve_rate is not None:
+    elif verdict is Verdict.VALID and scheme != "learnability":
+        return CORRECT_REWARD
+    elif verdict is Verdict.VALID and solve_rate is not None:
         return compute_r_propose(solve_rate, extreme_reward=extreme_reward)
     raise ValueError(f"no reward for a {role} with verdict {verdict} and solve rate {solve_rate}")
