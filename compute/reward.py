@@ -14,6 +14,12 @@ from custom_types import Judged, Problem, Role, Verdict
 CORRECT_REWARD = 1.0
 WRONG_REWARD = -0.5
 MALFORMED_REWARD = -1.0
+ANSWER_REWARDS = {
+    Verdict.CORRECT: CORRECT_REWARD,
+    Verdict.WRONG: WRONG_REWARD,
+    Verdict.MALFORMED: MALFORMED_REWARD,
+}
+FORMAT_REWARDS = ANSWER_REWARDS | {Verdict.WRONG: CORRECT_REWARD}  # for a control
 REWARD_SCHEMES = ("learnability", "constant", "format")
 
 
@@ -54,13 +60,12 @@ def compute_r_total(
     """
     if scheme not in REWARD_SCHEMES:
         raise ValueError(f"scheme must be one of {REWARD_SCHEMES}, not {scheme!r}")
-    if verdict is Verdict.MALFORMED:
-        return MALFORMED_REWARD
     if role is Role.SOLVER:
-        if verdict is Verdict.CORRECT:
-            return CORRECT_REWARD
-        if verdict is Verdict.WRONG:
-            return CORRECT_REWARD if scheme == "format" else WRONG_REWARD
+        rewards = FORMAT_REWARDS if scheme == "format" else ANSWER_REWARDS
+        if verdict in rewards:
+            return rewards[verdict]
+    elif verdict is Verdict.MALFORMED:
+        return MALFORMED_REWARD
     elif verdict is Verdict.INVALID:
         return invalid_reward
     elif verdict is Verdict.VALID and scheme != "learnability":
