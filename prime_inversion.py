@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 def is_prime(n: int) -> bool:
-    """Whether `n` is prime, for any int: the table up to 617, sympy above it."""
+    """Whether `n` is prime, for any int: by the table up to 617, by sympy above it."""
     if n <= MAXIMUM_PRIME:
         return n in _PRIME_SET
-    from sympy import isprime  # half a second to import, and no problem is that large
+    from sympy import isprime  # takes half a second to import, and no problem has so large a number
 
     return isprime(n)
 
@@ -50,8 +50,8 @@ def fitting_primes(x: int, y: int, min_prime: int, max_prime: int) -> tuple[int,
     """Every prime q in min_prime..max_prime with x * y ≡ 1 (mod q), ascending.
 
     These are the accepted answers of an induction problem. At most one of them is larger than both
-    x and y (two such primes would have a product above x * y - 1, which they both divide), and that
-    one is the problem's own p.
+    x and y, and that one is the problem's p: two such primes would both divide x * y - 1, and their
+    product is larger than that.
     """
     return tuple(q for q in primes_between(min_prime, max_prime) if x * y % q == 1)
 
@@ -68,7 +68,7 @@ def _problem_space(task: TaskType, min_prime: int, max_prime: int) -> tuple[Prob
 
 
 def all_problems(task: TaskType, min_prime: int, max_prime: int) -> list[Problem]:
-    """Every problem of a task, by p and then x: sum of p - 1, less one a prime for induction."""
+    """Every problem of a task, ordered by p, then x: p - 1 for each prime p, and one less for induction."""
     return list(_problem_space(task, min_prime, max_prime))
 
 
@@ -89,7 +89,8 @@ def generate_of_each_task(n: int, rng: Random, min_prime: int, max_prime: int) -
 
 
 def guess_rate(problem: Problem, min_prime: int, max_prime: int) -> float:
-    """Chance of a uniform legal guess: 1/(p-1), or for induction the accepted share of the primes."""
+    """The chance that a uniform legal guess is right: 1/(p-1), or for induction the share of the primes
+    that are accepted."""
     if problem.task is TaskType.INDUCTION:
         accepted = fitting_primes(problem.x, problem.y, min_prime, max_prime)
         return len(accepted) / len(primes_between(min_prime, max_prime))

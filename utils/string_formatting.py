@@ -12,6 +12,7 @@ from datetime import date
 from functools import lru_cache
 from itertools import cycle
 from string import Template
+from typing import Any
 
 from constants import MAXIMUM_DIGITS, MAXIMUM_RESPONSE_CHARACTERS
 from custom_types import Equation, Policy, Problem, Prompt, PromptSet, Response, Role, TaskType
@@ -77,9 +78,9 @@ def format_answer(content: object) -> str:
     return Template(ANSWER).substitute(content=content)
 
 
-def decode(tokenizer, responses: Sequence[Response]) -> list[str]:
-    """The text of each response without its stop id. A model may sample ids that its tokenizer has
-    no word for; a response with one is unreadable, U+FFFD, rather than the text around it."""
+def decode(tokenizer: Any, responses: Sequence[Response]) -> list[str]:
+    """The text of each response without its stop id. A model may sample ids that its tokenizer has no word
+    for; a response with such an id becomes U+FFFD as a whole, so that it cannot be read."""
     known = len(tokenizer)
     bodies = [response.ids[: len(response.ids) - response.finished] for response in responses]
     distinct = list(dict.fromkeys(bodies))  # short answers repeat
@@ -117,19 +118,19 @@ class PromptRenderer:
     """Writes prompts in one language for one tokenizer and one range of primes.
 
     Training, evaluation and the warm start all use this. A tokenizer with a chat template gets the
-    text as turns of a conversation; one without gets it as it is. prompt_date: what the clock of a
-    template shows, YYYY-MM-DD, at midnight; today by default.
+    text as turns of a conversation; one without gets it as it is. prompt_date: the day, YYYY-MM-DD,
+    that a template's clock shows, at midnight; today by default.
     """
 
     def __init__(
         self,
         prompts: PromptSet,
-        tokenizer,
+        tokenizer: Any,
         min_prime: int,
         max_prime: int,
         max_tokens: Mapping[Role, int],
         prompt_date: str | None = None,
-    ):
+    ) -> None:
         self.prompts = prompts
         self.tokenizer = tokenizer
         self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
@@ -138,12 +139,12 @@ class PromptRenderer:
         self.clock = standing_clock(tokenizer.chat_template, day)
 
     @classmethod
-    def for_policy(cls, policy: Policy, args) -> "PromptRenderer":
+    def for_policy(cls, policy: Policy, args: Any) -> "PromptRenderer":
         """The renderer of a policy's language and of the primes and lengths in an `AZRArgs`."""
         return cls.for_run(policy.prompts, policy.tokenizer, args)
 
     @classmethod
-    def for_run(cls, prompts: PromptSet, tokenizer, args) -> "PromptRenderer":
+    def for_run(cls, prompts: PromptSet, tokenizer: Any, args: Any) -> "PromptRenderer":
         """The renderer of a language, and of the primes and lengths in an `AZRArgs`."""
         return cls(
             prompts,
