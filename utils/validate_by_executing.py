@@ -53,7 +53,7 @@ def complete(equation: Equation, task: TaskType, min_prime: int, max_prime: int)
 
 
 def _with_prime(x: int | None, y: int | None, min_prime: int, max_prime: int) -> Problem | None:
-    """The induction problem of x and y; None where no prime of the range is its own."""
+    """The induction problem of x and y; None if no prime of the range fits and is larger than both."""
     if x is None or y is None or x < 1 or y < 1 or x == y == 1:
         return None
     larger = [q for q in fitting_primes(x, y, min_prime, max_prime) if q > max(x, y)]

@@ -129,7 +129,7 @@ def embedded_words(model: PreTrainedModel) -> int:
 def require_words_in_model(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raise PolicyError if the tokenizer has words whose ids the model has no embedding for. Special
+    """Raise PolicyError if the tokenizer has words that the model has no embedding for. Special
     tokens, of images say, may be among them: no prompt holds those."""
     if model.get_output_embeddings() is None or model.get_input_embeddings() is None:
         raise PolicyError(f"--model {name}: must have an embedding and an output layer")
