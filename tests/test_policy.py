@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from custom_types import TASKS, Verdict
 from model.eval.evaluator import Evaluator, evaluation_problems
-from model.policy.load import build_tiny, tiny_tokenizer
+from model.policy.tiny import build_tiny, tiny_tokenizer
 from prime_inversion import guess_rate
 
 

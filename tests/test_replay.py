@@ -10,7 +10,7 @@ from test_buffer import DEDUCTION, SPACE, chi_square
 
 from buffer.base_buff import ReplayBuffer, collate, microbatches, response_count
 from custom_types import CELLS, Example, Problem, Role, Rollout, TaskType
-from model.policy.load import tiny_tokenizer
+from model.policy.tiny import tiny_tokenizer
 
 
 def rollout(prompt, response, role=Role.SOLVER, task=DEDUCTION, text="", finished=True) -> Rollout:

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from helpers.trainers import SMALL, flat_gradient, untimed
 from model.args import AZRArgs
-from model.policy.load import build_tiny
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.trainer import AZRTrainer
 from utils.string_formatting import PromptRenderer
