@@ -116,7 +116,7 @@ def test_what_a_model_writes_reaches_other_prompts_as_integers_alone(
 
     monkeypatch.setattr("model.trainer.rollout", write)
     played = [trainer.rollout_phase() for _ in range(2)]
-    assert any(problem is not None for _, problem in played[0].proposals)
+    assert any(item.proposed is not None for item in played[0].proposals)
     assert {prompt.role for prompt in asked} == set(Role)  # it was this policy that wrote
     clean = PromptRenderer(PROMPT_SETS[language], tokenizer, 5, 13, limits)
     for prompt in asked:
