@@ -11,7 +11,6 @@ from helpers.trainers import make_trainer, weights
 from custom_types import CELLS, TASKS, Problem, Role, TaskType, Verdict
 from model.args import ArgumentError, AZRArgs
 from model.proposers import PROPOSERS
-from model.run.directory import RunDirectoryError
 
 
 def roles(trainer) -> set[Role]:
@@ -125,21 +124,6 @@ def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
         counts = Counter(problem.task for problem in trainer.played.solve_rates)
         assert counts == Counter({task: len(followed[task]) for task in TASKS if followed[task]})
     assert roles(trainer) == {Role.SOLVER}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (dict(total_steps=21), "must have the 21 steps of --total-steps; it has 20"),
-        (dict(max_prime=31), "must be a run with primes 5 to 31"),
-        (dict(yoked_to="nowhere"), "--yoked-to nowhere: must be a run directory"),
-    ],
-)
-def test_a_run_that_cannot_be_followed_is_refused(warm_tiny, half, changes, said):
-    settings = dict(proposer="yoked", yoked_to=str(half), total_steps=20) | changes
-    with pytest.raises(RunDirectoryError, match=said):
-        make_trainer(warm_tiny[0], **settings)
 
 
 def test_the_flag_offers_every_proposer():
