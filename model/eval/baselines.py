@@ -42,9 +42,10 @@ from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.presets import is_small, preset
 from model.report.pictures import save_bars
-from model.run.checkpoints import CheckpointError, load_values
-from model.run.directory import RunDirectoryError, latest_checkpoint, read_config
-from model.run.outputs import is_run, output_folder
+from model.run.checkpoints import CheckpointError
+from model.run.finished import FinishedRun, is_run
+from model.run.outputs import output_folder
+from model.run.rows import RunDirectoryError
 from prime_inversion import primes_between
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
@@ -93,17 +94,20 @@ class BaselineArgs:
 def run_args(model: str) -> AZRArgs:
     """The arguments of a finished run. Raises ArgumentError."""
     try:
-        return AZRArgs(**read_config(model)["args"])
-    except (RunDirectoryError, ValueError, TypeError, KeyError) as error:
+        return FinishedRun(model).azr_args
+    except RunDirectoryError as error:
         raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
 
 
-def run_checkpoint(model: str) -> Path:
-    """The newest checkpoint of a run. Raises ArgumentError."""
+def trained_on(model: str) -> frozenset[Problem]:
+    """The problems that a finished run has trained on answers to. Raises ArgumentError, or
+    CheckpointError."""
     try:
-        return latest_checkpoint(model)
+        return FinishedRun(model).trained_on
     except RunDirectoryError as error:
-        raise ArgumentError(f"--model {model}: must have a checkpoint ({error})") from error
+        raise ArgumentError(
+            f"--model {model}: must have a checkpoint of this version ({error})"
+        ) from error
 
 
 def problem_args(given: BaselineArgs) -> AZRArgs:
@@ -173,11 +177,12 @@ def baseline_scores(
 
 
 def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperature: float) -> Scores:
-    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError or ArgumentError."""
+    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError, ArgumentError
+    or RunDirectoryError."""
     span = dict(min_prime=args.min_prime, max_prime=args.max_prime)
     own = dict(**span, eval_problems=args.eval_problems, seed=args.seed)
     if is_run(model):
-        policy = load_pretrained(str(run_checkpoint(model)))
+        policy = load_pretrained(str(FinishedRun(model).newest_checkpoint))
         policy, its_args = replace(policy, name=model), replace(run_args(model), **own)
         require_words(policy, args.max_prime)
     else:
@@ -185,18 +190,6 @@ def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperatur
         its_args = AZRArgs(**preset(model) | own, model=model)
         policy = load_policy(its_args)
     return policy_scores(policy, its_args, asked, temperature)
-
-
-def trained_on(model: str) -> set[Problem]:
-    """The problems of which a finished run has trained on answers. Raises ArgumentError."""
-    values = load_values(run_checkpoint(model))
-    try:
-        rows = values["problems"]["problems"]
-        return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"--model {model}: must be a run of this version; it counts no answers"
-        ) from error
 
 
 def main(argv: Sequence[str]) -> int:
@@ -216,7 +209,7 @@ def main(argv: Sequence[str]) -> int:
         rows = []
         for name, own in (baseline_scores(*how) | scores).items():
             rows += score_rows(name, own, given.samples, args, seen.get(name))
-    except (ArgumentError, PolicyError, CheckpointError) as error:
+    except (ArgumentError, PolicyError, CheckpointError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2
     drawn = (

@@ -18,8 +18,9 @@ if __name__ == "__main__":
 
 from model.args import ArgumentError
 from model.report.report import save_report
-from model.run.directory import COMPARISON, REPORT, RunDirectoryError
+from model.run.layout import COMPARISON, REPORT
 from model.run.outputs import PAGE, Parser, output_file, require_own
+from model.run.rows import RunDirectoryError
 
 
 def main(argv: Sequence[str]) -> int:
