@@ -125,7 +125,7 @@ class Recorder(Silence):
                 self.best = {"step": step, "accuracy": accuracy}
         logs = self.run.logs.positions()
         own = {"best": self.best, "tracker": self.tracker.id, "logs": logs}
-        state = {**state, "args": self.args.of_the_run(), "recorder": own}
+        state = {**state, "args": self.args.as_saved(), "recorder": own}
 
         def fill(folder: Path) -> None:
             save_policy(folder)

@@ -130,7 +130,7 @@ class RunDirectory:
         """config.json with the arguments alone, unless there is one, so that a run that dies while its
         model is loaded goes on with its own."""
         if not (self.path / CONFIG).exists():
-            self._write_config({"args": args.of_the_run()})
+            self._write_config({"args": args.as_saved()})
 
     def write_config(self, args: AZRArgs, device: str, resumed_at: int | None = None) -> None:
         """config.json: resolved arguments, library versions, git commit, device; and of each time that
@@ -144,7 +144,7 @@ class RunDirectory:
             "git_commit": _git_commit(),
             "device": device,
         }
-        config = {"args": args.of_the_run()}
+        config = {"args": args.as_saved()}
         if resumed_at is None:
             config |= here
         else:

@@ -1,9 +1,12 @@
-"""What `--resume` goes on with."""
+"""What `--resume` continues: the run, its checkpoint and its arguments."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from model.args import CHANGEABLE, NEWEST, AZRArgs
+from model.args import CHANGEABLE, NEWEST, ArgumentError, AZRArgs, given_values
+from model.flags import flag_name, shown
+from model.policy.language import same_model
 from model.run.checkpoints import BEST, LATEST, Checkpoints, damage, load_values
 from model.run.directory import CONFIG, read_config, run_path
 from model.run.logs import log_damage
@@ -12,9 +15,9 @@ from model.run.rows import RunDirectoryError, arguments
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run to go on with.
+    """A run to continue.
 
-    checkpoint: to go on from; None where the run has none yet and starts again. step: the
+    checkpoint: to continue from; None where the run has none yet and starts again. step: the
     checkpoint's, or 0. saved: the arguments it was started with; None where it did not get that far.
     skipped: a sentence on each newer checkpoint that is damaged, and on a damaged config.json.
     """
@@ -65,6 +68,34 @@ def find_resumption(args: AZRArgs) -> Resumption:
     if reason is not None:
         raise RunDirectoryError(reason)
     return Resumption(run_dir, checkpoint, values["step"], saved, tuple(skipped))
+
+
+def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) -> AZRArgs:
+    """The arguments `saved` by the run in `run_dir`, which has done `steps` steps, with what a command
+    line changes of them. Raises ArgumentError for a flag that would make it another run."""
+    given = given_values(argv)
+    odd = {item.name for item in fields(AZRArgs)} ^ set(saved)
+    if odd:
+        raise ArgumentError(
+            f"--resume: {run_dir} is a run of another version of this program; they differ in "
+            f"{', '.join(sorted(odd))}"
+        )
+    if "model" in given and same_model(given["model"], saved["model"]):
+        del given["model"]  # by another path
+    for item in fields(AZRArgs):
+        name, was = item.name, saved[item.name]
+        if given.get(name, was) != was and name not in CHANGEABLE:
+            raise ArgumentError(
+                f"{flag_name(name)} {shown(given[name])}: must be {shown(was)}, as in the run that goes on"
+            )
+    place = dict(run_dir=run_dir, run_name=None, resume=given["resume"])
+    args = AZRArgs(**{**saved, **given, **place})
+    if args.total_steps < steps:
+        raise ArgumentError(
+            f"--total-steps {args.total_steps}: must be at least {steps}, the steps that the run has "
+            f"done"
+        )
+    return args
 
 
 def _pointed_at(path: Path) -> Path:
