@@ -34,19 +34,20 @@ from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
 from custom_types import Policy
-from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
+from model.args import ArgumentError, AZRArgs, parse_args, with_prompt_date
 from model.checkpoint import restore, save_policy, training_state
 from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
 from model.plan.plan import plan
+from model.policy.language import language
 from model.policy.load import PolicyError, load_policy
 from model.policy.origin import require_same_origin
 from model.policy.warm_start import warm_start
-from model.presets import is_small, language
+from model.presets import is_small
 from model.recording.recorder import Recorder
 from model.run.checkpoints import CheckpointError, load_state
-from model.run.resumption import Resumption, find_resumption
+from model.run.resumption import Resumption, find_resumption, resumed_args
 from model.run.rows import RunDirectoryError
 from model.run.yoking import proposed_counts
 from model.trainer import AZRTrainer
@@ -80,7 +81,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         mixed_precision="bf16" if cuda else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    args = gather([dated(args)])[0]  # of one day in all processes
+    args = gather([with_prompt_date(args)])[0]  # of one day in all processes
     recorder = Recorder(args, resumption) if accelerator.is_main_process else None  # one writes
     try:
         return _train(args, resumption, accelerator, recorder)
@@ -207,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        args = parse_args(argv, gpu_memory=gpu_memory())
+        args = parse_args(argv, gpu_memory=gpu_memory(), language_of=language)
         if args.plan:
             text, fits = plan(args)
             print(text)

@@ -15,7 +15,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -36,7 +36,8 @@ from model.args import AZRArgs
 from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
-from model.flags import ArgumentError, check, flag, parse_values
+from model.flags import ArgumentError, Flags, flag, parse
+from model.policy.language import language
 from model.policy.load import PolicyError, load_policy, load_pretrained, require_words
 from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
@@ -56,7 +57,7 @@ MODEL_ROWS = 128  # answers at a time of a model from elsewhere, which a GPU of 
 
 
 @dataclass(frozen=True)
-class BaselineArgs:
+class BaselineArgs(Flags):
     """The command line. Raises ArgumentError for a value that is not allowed."""
 
     model: tuple[str, ...] = flag(
@@ -68,17 +69,18 @@ class BaselineArgs:
     max_prime: int | None = flag(
         None, "largest p [the first run's, or 31]", least=MINIMUM_PRIME, most=MAXIMUM_PRIME
     )
-    num_problems: int = flag(512, "problems a task; all of them where fewer", least=1)
+    num_problems: int = flag(
+        512, "problems of each task; all of them where there are fewer", least=1
+    )
     samples: int = flag(1, "k, answers to each problem, for pass@1 to pass@k", least=1)
     temperature: float | None = flag(
-        None, "of sampling, 0 is greedy [0 for one sample, 1 for more]", least=0, most=100
+        None, "temperature of sampling; 0: greedy [0 for one sample, 1 for more]", least=0, most=100
     )
     seed: int = flag(DEFAULT_SEED, "seed of problems and samples", least=0, most=2**32 - 1)
     output: str | None = flag(None, "folder for baselines.json and baselines.png")
 
     def __post_init__(self):
-        for item in fields(self):
-            check(item, getattr(self, item.name))
+        super().__post_init__()
         if self.samples > 1 and self.temperature == 0:
             raise ArgumentError(
                 f"--samples {self.samples} --temperature 0: must have a temperature above 0, or all "
@@ -187,7 +189,7 @@ def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperatur
         require_words(policy, args.max_prime)
     else:
         own["rollout_rows"] = MODEL_ROWS
-        its_args = AZRArgs(**preset(model) | own, model=model)
+        its_args = AZRArgs(**preset(language(model)) | own, model=model)
         policy = load_policy(its_args)
     return policy_scores(policy, its_args, asked, temperature)
 
@@ -198,8 +200,7 @@ def main(argv: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        about = __doc__.splitlines()[0]
-        given = BaselineArgs(**parse_values(argv, fields(BaselineArgs), description=about))
+        given = parse(BaselineArgs, argv, about=__doc__.splitlines()[0])
         args = problem_args(given)
         output = None if given.output is None else output_folder(given.output, FILES)
         seen = {model: trained_on(model) for model in given.model if is_run(model)}

@@ -8,6 +8,7 @@ three evaluations in a row. Markdown on stdout.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
@@ -19,6 +20,7 @@ import numpy as np
 from compute.estimates import wilson_interval
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
+from model.flags import ArgumentError, Flags, parse, positional
 from model.run.finished import FinishedRun, evaluated_rows
 from model.run.rows import Row, RunDirectoryError
 from prime_inversion import all_problems, best_constant, best_without_p
@@ -27,6 +29,13 @@ from utils.tables import markdown_table
 LAST_STEPS = 20
 FALL_STEPS = 50
 DISTINCT_STEPS = 25
+
+
+@dataclass(frozen=True)
+class SummaryArgs(Flags):
+    """The command line."""
+
+    run_dirs: tuple[str, ...] = positional("RUN_DIR", "finished runs")
 
 
 def steps_of(run: FinishedRun) -> list[Row]:
@@ -175,16 +184,14 @@ def _each_task(rows: Sequence[Row], key: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if argv else 2
     try:
-        runs = [FinishedRun(run_dir) for run_dir in argv]
+        given = parse(SummaryArgs, argv, about=__doc__.splitlines()[0])
+        runs = [FinishedRun(run_dir) for run_dir in given.run_dirs]
         tables = [[results_row(run) for run in runs], [proposer_row(run) for run in runs]]
         tables.append(
             [row for run in runs if evaluated_rows(run.metrics) for row in certainty_rows(run)]
         )
-    except RunDirectoryError as error:
+    except (ArgumentError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2
     print("\n".join(markdown_table(rows) for rows in tables if rows), end="")

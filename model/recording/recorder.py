@@ -103,7 +103,7 @@ class Recorder:
         logs = self.run.logs.positions()
         assert self.tracker is not None  # since `start`
         saved = {"best": self.best, "tracker": self.tracker.id, "logs": logs}
-        state = {**state, "args": self.args.of_the_run(), "recorder": saved}
+        state = {**state, "args": self.args.as_saved(), "recorder": saved}
 
         def fill(folder: Path) -> None:
             save_policy(folder)

@@ -11,6 +11,7 @@ Pictures of its own are replaced there; any other file of their names is not.
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -24,11 +25,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from custom_types import CELLS, TASKS
-from model.args import ArgumentError
+from model.flags import ArgumentError, Flags, flag, parse, positional
 from model.report.curriculum import COLOURS, curriculum_figure
 from model.report.curves import on_common_steps
 from model.run.finished import FinishedRun
-from model.run.outputs import PICTURE, Parser, output_folder
+from model.run.outputs import PICTURE, output_folder
 from model.run.rows import RunDirectoryError
 from prime_inversion import all_problems, guess_rate
 
@@ -36,6 +37,14 @@ GREY = "#777777"
 BAND_ALPHA = 0.2
 NAMES = [*(f"{role}_{task}.png" for role, task in CELLS), "accuracy.png", "curriculum.png"]
 MARKED_POINTS = 60  # a series with fewer points shows them
+
+
+@dataclass(frozen=True)
+class PictureArgs(Flags):
+    """The command line."""
+
+    run_dirs: tuple[str, ...] = positional("RUN_DIR", "finished runs")
+    output: str | None = flag(None, "folder for the PNG files [plots/ of one run]")
 
 
 def _series(rows: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -188,11 +197,8 @@ def chance_level(run_dir: str | Path) -> float:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
-    parser.add_argument("--output", help="folder for the PNG files [plots/ of one run]")
     try:
-        given = parser.parse_args(argv)
+        given = parse(PictureArgs, argv, about=__doc__.splitlines()[0])
         if given.output is None and len(given.run_dirs) > 1:
             raise ArgumentError("--output: must name a folder for the pictures of several runs")
         for run_dir in given.run_dirs:

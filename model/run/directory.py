@@ -69,7 +69,7 @@ class RunDirectory:
                 raise RunDirectoryError(f"{flag}: another process is writing this run")
             if not (path / CONFIG).exists():
                 # The arguments alone, which a run needs that dies while its model is loaded.
-                self._write_config({"args": args.of_the_run()})
+                self._write_config({"args": args.as_saved()})
         except BaseException as error:
             self.discard()
             if not isinstance(error, OSError):
@@ -149,7 +149,7 @@ class RunDirectory:
             "device": device,
             "engine": engine,
         }
-        now = {"args": args.of_the_run()}
+        now = {"args": args.as_saved()}
         if resumed_at is None:
             self._write_config(now | here)
         else:

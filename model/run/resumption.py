@@ -3,10 +3,13 @@
 Nothing is written here.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from model.args import CHANGEABLE, NEWEST, AZRArgs
+from model.args import CHANGEABLE, NEWEST, ArgumentError, AZRArgs, given_values
+from model.flags import flag_name, shown
+from model.policy.language import same_model
 from model.run.checkpoints import Checkpoints, damage, load_values
 from model.run.directory import run_path
 from model.run.finished import FinishedRun
@@ -109,3 +112,31 @@ def _with_changes(saved: dict, config: dict, where: str) -> dict:
     changed = saved | {name: value for name, value in config.items() if name in CHANGEABLE}
     arguments(changed, where)
     return changed
+
+
+def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) -> AZRArgs:
+    """The arguments `saved` by the run in `run_dir`, which has done `steps` steps, with what a command
+    line changes of them. Raises ArgumentError for a flag that would make it another run."""
+    given = given_values(argv)
+    odd = {item.name for item in fields(AZRArgs)} ^ set(saved)
+    if odd:
+        raise ArgumentError(
+            f"--resume: {run_dir} is a run of another version of this program; they differ in "
+            f"{', '.join(sorted(odd))}"
+        )
+    if "model" in given and same_model(given["model"], saved["model"]):
+        del given["model"]  # by another path
+    for item in fields(AZRArgs):
+        name, was = item.name, saved[item.name]
+        if given.get(name, was) != was and name not in CHANGEABLE:
+            raise ArgumentError(
+                f"{flag_name(name)} {shown(given[name])}: must be {shown(was)}, as in the run that goes on"
+            )
+    place = dict(run_dir=run_dir, run_name=None, resume=given["resume"])
+    args = AZRArgs(**{**saved, **given, **place})
+    if args.total_steps < steps:
+        raise ArgumentError(
+            f"--total-steps {args.total_steps}: must be at least {steps}, the steps that the run has "
+            f"done"
+        )
+    return args
