@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -70,7 +70,7 @@ from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 from utils.validate_by_executing import judge_solver
 
-SETTINGS = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
+SETTINGS: dict[str, Any] = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
 FILES = "collapse.md", "collapse.jsonl", "collapse.png"
 PREPARING_STEPS = 100  # of self-play, then of unlearning the form
 

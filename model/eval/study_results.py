@@ -79,6 +79,11 @@ class StudyRun:
         first = int((accuracy >= GOAL).argmax())
         return steps[first], spent[first]
 
+    @property
+    def answers_to_goal(self) -> float:
+        """Answers trained on to the goal; infinitely many where it was not met."""
+        return float("inf") if self.reached is None else self.reached[1]
+
     def mean(self, key: str, last: int | None = None) -> float | None:
         """Of a metric over the steps, or the last of them; None where none has it."""
         steps = self.metrics[1:] if last is None else self.metrics[1:][-last:]
@@ -149,8 +154,8 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
     rows = []
     for name, runs in results.items():
         areas = [run.area for run in runs]
-        took = sorted(run.reached[1] if run.reached else float("inf") for run in runs)
-        shares = [[run.mean(f"answer_frac/{use}") for run in runs] for use in USES]
+        took = sorted(run.answers_to_goal for run in runs)
+        shares = {use: [run.mean(f"answer_frac/{use}") or 0.0 for run in runs] for use in USES}
         rows.append(
             {
                 "arm": name,
@@ -159,10 +164,7 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
                 "final accuracy": f"{fmean(run.final for run in runs):.3f}",
                 f"reached {GOAL}": f"{sum(run.reached is not None for run in runs)} of {len(runs)}",
                 "median answers to it": _answers(median(took)),
-                **{
-                    f"answers {use}": f"{fmean(own):.2f}"
-                    for use, own in zip(USES, shares, strict=True)
-                },
+                **{f"answers {use}": f"{fmean(share):.2f}" for use, share in shares.items()},
             }
         )
     return markdown_table(rows)
@@ -187,18 +189,16 @@ def contrasts_table(
     goal than the second, and later."""
     rows, found = [], []
     for ours, theirs in contrasts:
-        seeds = sorted({run.seed for run in results[ours]} & {run.seed for run in results[theirs]})
-        pairs = [
-            {run.seed: run for run in results[name] if run.seed in seeds} for name in (ours, theirs)
-        ]
+        one, other = ({run.seed: run for run in results[name]} for name in (ours, theirs))
+        seeds = sorted(one.keys() & other.keys())
         if len(seeds) < 2:
             continue
-        found.append(paired_contrast(*([own[seed].area for seed in seeds] for own in pairs)))
-        took = [
-            [own[seed].reached[1] if own[seed].reached else float("inf") for seed in seeds]
-            for own in pairs
-        ]
-        both = list(zip(*took, strict=True))
+        found.append(
+            paired_contrast(
+                [one[seed].area for seed in seeds], [other[seed].area for seed in seeds]
+            )
+        )
+        both = [(one[seed].answers_to_goal, other[seed].answers_to_goal) for seed in seeds]
         rows.append(
             {
                 "contrast": f"{ours} - {theirs}",
@@ -206,8 +206,8 @@ def contrasts_table(
                 "difference in area": f"{found[-1].mean:+.3f}",
                 "95% interval": f"{found[-1].low:+.3f} to {found[-1].high:+.3f}",
                 "p": f"{found[-1].p:.3f}",
-                f"sooner at {GOAL}": str(sum(one < other for one, other in both)),
-                "later": str(sum(one > other for one, other in both)),
+                f"sooner at {GOAL}": str(sum(mine < their for mine, their in both)),
+                "later": str(sum(mine > their for mine, their in both)),
             }
         )
     for row, adjusted in zip(rows, holm([one.p for one in found]), strict=True):

@@ -72,7 +72,7 @@ class Console:
     def step(self, metrics: Mapping[str, float]) -> None:
         """Print a line for a row of metrics: accuracy of the last evaluation, valid proposals of each
         task, mean rewards and entropies of proposer and solver, response tokens a second, time left."""
-        step = metrics["step"]
+        step = int(metrics["step"])
         self.accuracy = metrics.get("eval/accuracy", self.accuracy)
         if self.lines == 0:
             self.first, self.started = step, time.monotonic()
