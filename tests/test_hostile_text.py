@@ -89,7 +89,7 @@ def any_script(text, problem, *span):
 @pytest.mark.parametrize("lenient", [reduced, first_box, any_script])
 def test_a_verifier_that_pays_too_much_would_be_noticed(monkeypatch, lenient):
     """Negative control, with the texts of the test above."""
-    monkeypatch.setattr("hostile_text.judge_solver", lenient)
+    monkeypatch.setattr("helpers.hostile_text.judge_solver", lenient)
     rng = Random(1)
     assert any(judged(hostile_text(rng))[0] for _ in range(5_000))
 
