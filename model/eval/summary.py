@@ -7,7 +7,7 @@ three evaluations in a row. Markdown on stdout.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 
@@ -153,7 +153,7 @@ def _share(right: int, count: int) -> str:
     return f"{right / count:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _mean(rows: Sequence[Row], keys: Sequence[str]) -> str:
+def _mean(rows: Sequence[Mapping], keys: Sequence[str]) -> str:
     """The mean of the known values under all of the keys, as text."""
     known = [row[key] for row in rows for key in keys if row[key] is not None]
     return f"{fmean(known):.3f}" if known else "-"
@@ -163,7 +163,7 @@ def _text(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.2f}"
 
 
-def _each_task(rows: Sequence[Row], key: str) -> str:
+def _each_task(rows: Sequence[Mapping], key: str) -> str:
     """Of each task the mean of the known values, as text."""
     means = []
     for task in TASKS:
