@@ -102,7 +102,7 @@ def run_args(model: str) -> AZRArgs:
         raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
 
 
-def trained_on(model: str) -> frozenset[Problem]:
+def trained_on(model: str) -> set[Problem]:
     """The problems that a finished run has trained on answers to. Raises ArgumentError, or
     CheckpointError."""
     try:

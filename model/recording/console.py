@@ -122,6 +122,6 @@ def _line(cells: Iterable[str], columns: Sequence[tuple[str, int]]) -> str:
 
 def _duration(seconds: float) -> str:
     """`1:02:03`, or `2:03`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    all_minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(all_minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -69,7 +69,7 @@ class WandbTracker:
         """The log is complete: let wandb finish, by itself if it takes long. Prints what it said last."""
         if self.id is None:
             return
-        assert self._process.stdin is not None  # it was made with one
+        assert self._process.stdin is not None  # a pipe
         self._process.stdin.close()
         try:
             self._process.wait(PATIENCE)
@@ -107,19 +107,19 @@ def start(run_dir: Path, id: str, config: dict):
     """A wandb run, online if there is a key and somebody to show it to."""
     import wandb
 
-    wanted = dict(project=PROJECT, name=run_dir.name, dir=str(run_dir))
-    unset = {key: v for key, v in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
+    named = dict(project=PROJECT, name=run_dir.name, dir=str(run_dir))
+    unset = {key: v for key, v in named.items() if f"WANDB_{key.upper()}" not in os.environ}
     known = wandb.login(prompt=False, verify=False)
-    wanted_mode: Any = os.environ.get("WANDB_MODE") or ("online" if known else "offline")
-    settings = wandb.Settings(silent=True, console="off")
-    common: dict[str, Any] = dict(id=id, resume="allow", config=config, settings=settings, **unset)
+    mode = os.environ.get("WANDB_MODE") or ("online" if known else "offline")
+    wanted: dict[str, Any] = {**unset, "id": id, "resume": "allow", "config": config, "mode": mode}
+    wanted["settings"] = wandb.Settings(silent=True, console="off")
     try:
-        return wandb.init(mode=wanted_mode, **common)
+        return wandb.init(**wanted)
     except Exception as error:
-        if wanted_mode != "online":
+        if mode != "online":
             raise
-        say(f"continues offline ({type(error).__name__}: {error})")
-        return wandb.init(mode="offline", **common)
+        say(f"goes on offline ({type(error).__name__}: {error})")
+        return wandb.init(**wanted | {"mode": "offline"})
 
 
 def main(order: str) -> None:
