@@ -17,7 +17,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 from model.args import ArgumentError
-from model.report.report import save_report
+from model.report.sections import save_report
 from model.run.directory import COMPARISON, REPORT, RunDirectoryError
 from model.run.outputs import PAGE, Parser, output_file, require_own
 
