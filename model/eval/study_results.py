@@ -12,16 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from scipy import stats
 
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from model.eval.contrasts import bootstrap_interval, holm, paired_contrast
+from model.report.charts import Panel, curve_chart
+from model.report.curves import curves
+from model.report.pictures import save_picture, separate, sized
 from model.run.finished import FinishedRun, evaluated_rows
 from utils.tables import markdown_table
 
@@ -219,24 +218,23 @@ def contrasts_table(
 
 
 def save_figure(panels: Mapping[str, Mapping[str, Sequence[StudyRun]]], path: Path) -> None:
-    """Accuracy against answers trained on: the mean over seeds of each condition, and each seed."""
-    image, grid = plt.subplots(
-        len(panels), 1, figsize=(7, 4.2 * len(panels)), dpi=130, layout="constrained",
-        squeeze=False, facecolor="white",
-    )  # fmt: skip
-    for (title, conditions), axes in zip(panels.items(), grid[:, 0], strict=True):
-        for (name, runs), colour in zip(
-            conditions.items(), plt.get_cmap("tab10").colors, strict=False
-        ):
-            spent = runs[0].curve[1]
-            accuracy = np.stack([run.curve[2] for run in runs])
-            for row in accuracy:
-                axes.plot(spent, row, color=colour, linewidth=0.4, alpha=0.4)
-            axes.plot(spent, accuracy.mean(0), color=colour, linewidth=2, label=name)
-        axes.set(title=title, ylabel="greedy accuracy, mean of the tasks", ylim=(0, 1.02))
-        axes.axhline(GOAL, color="#888888", linewidth=1, linestyle=":")
-        axes.grid(alpha=0.3)
-        axes.legend(loc="lower right")
-    grid[-1, 0].set_xlabel("answers trained on")
-    image.savefig(path)
-    plt.close(image)
+    """Accuracy against answers trained on: of each condition the mean over seeds, and their range."""
+    charts, data, key = [], {}, "eval/accuracy"
+    for title, conditions in panels.items():
+        data[title] = [
+            row | {"answers": row["step"] * runs[0].answers_a_step}
+            for name, runs in conditions.items()
+            for row in curves(name, [run.metrics for run in runs], [key])
+            if key in row
+        ]
+        panel = Panel(
+            title,
+            {"accuracy": key},
+            "greedy accuracy, mean of the tasks",
+            (0, 1),
+            levels={f"goal, {GOAL}": GOAL},
+            x="answers",
+            x_title="answers trained on",
+        )
+        charts.append(sized(curve_chart(panel, title, data[title])))
+    save_picture(separate(charts), data, path)
