@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from custom_types import TASKS
-from model.report.charts import CONFIG, Panel, curve_chart, known_series, pointer
+from model.report.charts import CONFIG, TITLE, Panel, curve_chart, known_series, pointer
 from model.report.curves import curves
 from model.run.finished import FinishedRun
 
@@ -17,7 +17,7 @@ FITTED = {
     "config": {
         **CONFIG,
         "font": "system-ui, sans-serif",
-        "title": {**CONFIG["title"], "limit": 330},
+        "title": {**TITLE, "limit": 330},
     },
 }
 
