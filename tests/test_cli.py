@@ -161,7 +161,7 @@ def test_the_checkpoint_loads_with_transformers_and_answers_as_the_run_did(run):
         )
         (ours,) = evaluator.solve([problem])
         assert text == ours.text
-        correct[problem.task].append(evaluator.judge(ours)[0] is Verdict.CORRECT)
+        correct[problem.task].append(evaluator.judge(ours).verdict is Verdict.CORRECT)
     last = rows(run / "metrics.jsonl")[-1]
     for task in TASKS:
         assert last[f"eval/accuracy_{task}"] == sum(correct[task]) / len(correct[task])

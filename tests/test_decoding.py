@@ -9,7 +9,7 @@ from custom_types import Response
 from model.engine.decoding import prefill
 from model.engine.sampling import sample_tokens
 from model.inference import generate
-from model.policy.load import tiny_tokenizer
+from model.policy.tiny import tiny_tokenizer
 from utils.string_formatting import decode
 
 PAD = 0

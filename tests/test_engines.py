@@ -13,7 +13,7 @@ from custom_types import Example, Problem, Role, Rollout, TaskType
 from model.engine.plain import PlainEngine
 from model.engine.shared import SharedEngine
 from model.inference import ENGINES, engine_of, generate, rollout
-from model.policy.load import build_tiny
+from model.policy.tiny import build_tiny
 
 STOPS, PAD, WORDS = (1, 2), 0, 50
 SHAPE = dict(vocab_size=WORDS, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)  # fmt: skip

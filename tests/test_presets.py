@@ -12,7 +12,8 @@ from helpers.odd_models import SHAPE, SHORT, odd_model
 from model import train
 from model.args import AZRArgs, parse_args
 from model.plan.plan import plan
-from model.policy.load import build_tiny, load_policy
+from model.policy.load import load_policy
+from model.policy.tiny import build_tiny
 from model.presets import SMOLLM2_PRESET, is_small, language, preset, same_model
 
 

@@ -37,7 +37,8 @@ from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
 from model.flags import ArgumentError, check, flag, parse_values
-from model.policy.load import PolicyError, build_tiny, load_policy, load_pretrained, require_words
+from model.policy.load import PolicyError, load_policy, load_pretrained, require_words
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.presets import is_small, preset
 from model.report.pictures import save_bars

@@ -60,7 +60,7 @@ from model.engine.protocol import Scores
 from model.engine.shared import SharedEngine
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.learner import Learner, Objective
-from model.policy.load import build_tiny
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import train_on_texts, warm_start
 from model.run.outputs import Parser, output_folder
 from model.trainer import AZRTrainer

@@ -44,7 +44,7 @@ def _fault(policy: Policy, renderer: PromptRenderer, prompt: Prompt, rows: int) 
     if unknown:
         return f"must have an embedding for each token of a prompt; it has {rows}, and none for {unknown[0]}"
     for _ in range(2):
-        if renderer.encode.__wrapped__(prompt.text) != prompt.ids:
+        if renderer.encode(prompt.text) != prompt.ids:
             return "its chat template must write the same prompt each time"
     found = _bare(_decoded(policy, prompt.ids))
     asked = [format_equation(prompt.problem), *prompt.text.split(TURN)]

@@ -15,8 +15,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import LogNorm
 
-from custom_types import TASKS, TaskType
-from prime_inversion import primes_between
+from custom_types import TASKS
+from prime_inversion import given_residue, primes_between
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
 PHASE_ENDS = (0.1, 0.25, 0.5, 1.0)  # of the run
@@ -32,7 +32,7 @@ def phases(steps: int) -> list[tuple[int, int]]:
 
 def given_number(task: str, x: int, y: int) -> int:
     """The number of a problem that is shown and tells it from the others with its p."""
-    return y if task == TaskType.ABDUCTION else x
+    return given_residue(task, x, y)
 
 
 def proposal_counts(
