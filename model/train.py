@@ -34,21 +34,22 @@ from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
 from custom_types import Policy
-from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
+from model.args import ArgumentError, AZRArgs, parse_args, with_prompt_date
 from model.checkpoint import restore, save_policy, training_state
 from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
 from model.plan.plan import plan
+from model.policy.language import language
 from model.policy.load import PolicyError, load_policy
 from model.policy.origin import require_same_origin
 from model.policy.warm_start import warm_start
-from model.presets import is_small, language
-from model.recording.recorder import Recorder, Silence
+from model.presets import is_small
+from model.recording.recorder import Recorder
 from model.run.checkpoints import CheckpointError, load_state
-from model.run.directory import RunDirectoryError
-from model.run.followed import proposed_counts
-from model.run.resumption import Resumption, find_resumption
+from model.run.resumption import Resumption, find_resumption, resumed_args
+from model.run.rows import RunDirectoryError
+from model.run.yoking import proposed_counts
 from model.trainer import AZRTrainer
 from utils.allocator import keep_freed_memory
 from utils.files import file_error, forbidden
@@ -80,17 +81,21 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         mixed_precision="bf16" if cuda else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    args = gather([dated(args)])[0]  # of one day in all processes
-    recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
+    args = gather([with_prompt_date(args)])[0]  # of one day in all processes
+    recorder = Recorder(args, resumption) if accelerator.is_main_process else None  # one writes
     try:
         return _train(args, resumption, accelerator, recorder)
     except BaseException:  # an interrupt too
-        recorder.discard()
+        if recorder is not None:
+            recorder.discard()
         raise
 
 
 def _train(
-    args: AZRArgs, resumption: Resumption | None, accelerator: Accelerator, recorder: Silence
+    args: AZRArgs,
+    resumption: Resumption | None,
+    accelerator: Accelerator,
+    recorder: Recorder | None,
 ) -> int:
     """`train`, with what it writes through."""
     checkpoint = resumption.checkpoint if resumption else None
@@ -108,13 +113,15 @@ def _train(
     if state is not None and policy.origin is not None:
         require_same_origin(args.model, policy.origin, state["origin"])
     followed = proposed_counts(args) if args.yoked_to else {}
-    recorder.start(policy, str(accelerator.device), state)
-    if why is not None:
-        recorder.say(why)
+    if recorder is not None:
+        recorder.start(policy, str(accelerator.device), state)
+        if why is not None:
+            recorder.say(why)
     if args.warm_starts and state is None:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)
-        recorder.warm_started(loss, time.perf_counter() - started)
+        if recorder is not None:
+            recorder.warm_started(loss, time.perf_counter() - started)
     trainer = AZRTrainer(policy, renderer, args, accelerator, followed=followed)
     evaluator = Evaluator(policy, renderer, args)
     first = 0
@@ -126,9 +133,13 @@ def _train(
     try:
         with StopSignal() as stop:
             stopped = _loop(first, trainer, evaluator, recorder, stop)
-        recorder.finish()
+        if recorder is not None:
+            recorder.finish()
     except (NonFiniteError, CheckpointError, PolicyError, OSError) as error:
-        raise RunEndedError(f"{error}; {recorder.last_checkpoint()}") from error
+        kept = "the first process says which checkpoint is the last good one"
+        if recorder is not None:
+            kept = recorder.last_checkpoint()
+        raise RunEndedError(f"{error}; {kept}") from error
     finally:
         gc.unfreeze()  # a caller's next run needs this one's memory
     accelerator.wait_for_everyone()  # a process that ends alone would end the others
@@ -151,7 +162,11 @@ def _policy(args: AZRArgs, checkpoint: Path | None) -> Policy:
 
 
 def _loop(
-    first: int, trainer: AZRTrainer, evaluator: Evaluator, recorder: Silence, stop: StopSignal
+    first: int,
+    trainer: AZRTrainer,
+    evaluator: Evaluator,
+    recorder: Recorder | None,
+    stop: StopSignal,
 ) -> int:
     """Steps `first` to `total_steps`, one row of metrics each; row 0 is the evaluation before training.
     Ends early after a step in which any process was asked to stop; the number of that signal, or 0."""
@@ -169,10 +184,11 @@ def _loop(
                 if args.eval_uniform:
                     metrics |= evaluator.uniform_reward()
             metrics["time/eval"] = time.perf_counter() - started
-        recorder.record(metrics, done, evaluated)
+        if recorder is not None:
+            recorder.record(metrics, done, evaluated)
         asked = max(gather([stop.number]))  # of all processes, at the same step
         due = step > 0 and step % args.checkpoint_every == 0
-        if due or asked or step == args.total_steps:
+        if recorder is not None and (due or asked or step == args.total_steps):
             recorder.checkpoint(training_state(trainer, evaluator), save)
         if asked:
             return asked
@@ -192,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        args = parse_args(argv, gpu_memory=gpu_memory())
+        args = parse_args(argv, gpu_memory=gpu_memory(), language_of=language)
         if args.plan:
             text, fits = plan(args)
             print(text)

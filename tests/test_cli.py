@@ -24,7 +24,8 @@ from transformers import (
 from constants import ROOT
 from custom_types import CELLS, ROLES, TASKS, Role, TaskType, Verdict
 from model.args import AZRArgs
-from model.eval.evaluator import Evaluator, evaluation_problems
+from model.eval.evaluator import evaluation_problems
+from model.eval.finished import load_evaluator
 
 pytestmark = pytest.mark.slow
 
@@ -143,7 +144,7 @@ def test_the_checkpoint_loads_with_transformers_and_answers_as_the_run_did(run):
         AutoModelForCausalLM.from_pretrained(folder),
         AutoTokenizer.from_pretrained(folder),
     )
-    evaluator = Evaluator.from_run(run)
+    evaluator = load_evaluator(run)
     problems = evaluation_problems(evaluator.args)
     correct = {task: [] for task in TASKS}
     for problem in problems:

@@ -11,8 +11,7 @@ from helpers.trainers import make_trainer, weights
 from custom_types import CELLS, TASKS, Learned, Problem, Role, TaskType, Verdict
 from model.args import ArgumentError, AZRArgs
 from model.proposers import PROPOSERS
-from model.run.directory import RunDirectoryError
-from model.run.followed import proposed_counts
+from model.run.yoking import proposed_counts
 
 
 def roles(learned: Learned) -> set[Role]:
@@ -129,21 +128,6 @@ def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
         drawn = Counter(problem.task for problem in done.played.solve_rates)
         assert drawn == Counter({task: len(followed[task]) for task in TASKS if followed[task]})
         assert roles(done.learned) == {Role.SOLVER}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (dict(total_steps=21), "must have the 21 steps of --total-steps; it has 20"),
-        (dict(max_prime=31), "must be a run with primes 5 to 31"),
-        (dict(yoked_to="nowhere"), "--yoked-to nowhere: must be a run directory"),
-    ],
-)
-def test_a_run_that_cannot_be_followed_is_refused(half, changes, said):
-    settings = dict(max_prime=13, proposer="yoked", yoked_to=str(half), total_steps=20) | changes
-    with pytest.raises(RunDirectoryError, match=said):
-        proposed_counts(AZRArgs(**settings))
 
 
 def test_the_flag_offers_every_proposer():

@@ -236,7 +236,7 @@ def test_a_picture_or_a_report_that_cannot_be_written_costs_a_line(copy, stuck, 
             "wandb could not",
         ),
         ("model.recording.recorder.Console.end", IndexError("no rows"), "the summary could not"),
-        ("model.recording.recorder.read_metrics", OSError(5, "I/O error"), "the summary could not"),
+        ("model.recording.recorder.FinishedRun", OSError(5, "I/O error"), "the summary could not"),
         ("model.run.directory.RunDirectory.close", OSError(28, "No space left"), "logs could not"),
     ],
 )

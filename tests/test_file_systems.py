@@ -14,8 +14,10 @@ from helpers.run_contents import SMALL, assert_equal_runs, contents, done_here, 
 from constants import ROOT
 from model.args import parse_args
 from model.recording.recorder import Recorder
-from model.run.checkpoints import BEST, Checkpoints, damage
-from model.run.directory import RunDirectory, latest_checkpoint
+from model.run.checkpoints import Checkpoints, damage
+from model.run.directory import RunDirectory
+from model.run.finished import FinishedRun
+from model.run.layout import BEST
 from utils.files import is_litter, remove
 
 # Calls of the system replaced by failing ones: a file system without them cannot be mounted everywhere.
@@ -85,7 +87,7 @@ def as_before(run: Path) -> str:
 @pytest.mark.slow
 def test_a_run_with_a_link_goes_on(whole, copy):
     as_before(copy)
-    assert latest_checkpoint(copy).name == "step_000020"
+    assert FinishedRun(copy).newest_checkpoint.name == "step_000020"
     done_here("--resume", "--run-dir", str(copy), "--total-steps", "40")
     assert_equal_runs(copy, whole)
     assert links(copy) == []

@@ -12,7 +12,7 @@ from constants import ROOT
 from custom_types import CELLS
 from model.eval import baselines, collapse, report
 from model.report import pictures as plots
-from model.run.directory import COMPARISON, REPORT
+from model.run.layout import COMPARISON, REPORT
 from model.run.outputs import PAGE, PICTURE, output_file, output_folder
 
 PAGES = {"report.html", "comparison.html"}

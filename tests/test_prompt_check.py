@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from model import train
 from model.args import parse_args
 from model.eval import baselines
-from model.eval.evaluator import Evaluator
+from model.eval.finished import load_evaluator
 from model.eval.study import conflict
-from model.report.data import groups, read_runs
+from model.report.data import groups
+from model.run.finished import read_runs
 from prime_inversion import all_problems
 from utils.template_clock import standing_clock
 
@@ -159,7 +160,7 @@ def test_the_clock_of_a_template_stands_at_midnight_of_the_runs_date(clocked, tm
     rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {1, 2}
     assert all("03 Feb 2001, 00:00" in row["prompt"] for row in rows)
-    evaluator = Evaluator.from_run(run)
+    evaluator = load_evaluator(run)
     (problem, *_) = all_problems("deduction", 5, 5)
     ids = evaluator.renderer.solver(problem).ids
     assert "03 Feb 2001" in evaluator.policy.tokenizer.decode(ids)

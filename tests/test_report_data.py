@@ -4,29 +4,31 @@ from itertools import pairwise
 
 import pytest
 
+from model.args import AZRArgs
 from model.report.curriculum import phases
 from model.report.data import (
     MOST_TRANSCRIPTS,
     Grid,
-    Run,
     curves,
     groups,
     learnability,
     proposals,
-    read_runs,
     rounded,
     solve_rates,
     solved,
     transcripts,
 )
+from model.run.finished import FinishedRun
 from prime_inversion import primes_between
 
 
-def made_up(name="one", args=(), metrics=(), problems=(), evaluations=(), rollouts=()) -> Run:
-    config = {
-        "args": {"seed": 0, "model": "tiny", "n_attempts": 4, "extreme_reward": 0.0, **dict(args)}
-    }
-    return Run(name, config, metrics, problems, evaluations, rollouts)
+def made_up(name="one", args=(), metrics=(), problems=(), evaluations=(), rollouts=()):
+    """A run of which there is no folder: what would be read of it is put there by hand."""
+    run = FinishedRun("nowhere", name)
+    run.args = AZRArgs(n_attempts=4).as_dict() | dict(args)
+    run.metrics, run.problems = metrics, problems
+    run.evaluations, run.rollouts = evaluations, rollouts
+    return run
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_group():
@@ -118,18 +120,3 @@ def test_a_map_of_many_problems_has_blocks_of_them():
             first, _, last = place["p"].partition("-")
             assert place["from"] < x < place["to"] and int(first) <= p <= int(last or first)
     assert len({large.cell(x, 617)[0] for x in range(1, 617)}) <= 64
-
-
-def test_runs_are_told_apart(tmp_path):
-    """By folder, or by path where folders of one name are compared."""
-    for name in ("self/seed0", "self/seed1", "uniform/seed0"):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "config.json").write_text('{"args": {"seed": 0}}')
-        for log in ("metrics", "problems"):
-            (folder / f"{log}.jsonl").write_text("")
-    own = [tmp_path / "self" / "seed0", tmp_path / "self" / "seed1"]
-    assert [run.name for run in read_runs(own)] == ["seed0", "seed1"]
-    others = [own[0], tmp_path / "uniform" / "seed0"]
-    assert [run.name for run in read_runs(others)] == list(map(str, others))
-    assert read_runs(own)[0].args["entropy_coef"] == 0.1  # a default

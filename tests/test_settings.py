@@ -11,7 +11,7 @@ from helpers.trainers import make_trainer
 from custom_types import TASKS, Problem, Role, TaskType
 from model.args import AZRArgs
 from model.proposers import PROPOSERS
-from model.run.followed import proposed_counts
+from model.run.yoking import proposed_counts
 from prime_inversion import all_problems
 
 # ---------------------------------------------------------------- which problems

@@ -14,12 +14,15 @@ from custom_types import Problem, TaskType
 from model.args import AZRArgs
 from model.checkpoint import save_policy
 from model.inference import generate
+from model.policy.language import language
 from model.policy.load import PolicyError, load_policy
 from model.presets import preset
 from prompts import DIALOGUE
 from utils.string_formatting import PromptRenderer
 
-ARGS = AZRArgs(**{**preset("smollm2"), "model": "smollm2", "batch_size": 1, "n_attempts": 2})
+ARGS = AZRArgs(
+    **{**preset(language("smollm2")), "model": "smollm2", "batch_size": 1, "n_attempts": 2}
+)
 
 
 def test_without_its_package_the_sentence_says_what_to_install(monkeypatch):
@@ -74,7 +77,7 @@ def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path)
     checkpoint = tmp_path / "step_000001"
     save_policy(policy, checkpoint, lora_rank=0)
     assert json.loads((checkpoint / "config.json").read_text())["prompt_set"] == "dialogue"
-    assert preset(str(checkpoint)) == preset("smollm2")
+    assert preset(language(str(checkpoint))) == preset(language("smollm2"))
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
     ids = torch.tensor([renderer.solver(Problem(TaskType.DEDUCTION, 2, 4, 7)).ids])
     with torch.no_grad():

@@ -141,7 +141,18 @@ def test_arms_run_with_what_they_follow_first(tmp_path):
     proposed. Then the tables come again from the logs alone."""
     flags = "--max-prime 7 --total-steps 3 --batch-size 8 --n-attempts 2 --eval-every 1 --warm-start-steps 30"
     study = dict(cwd=tmp_path, script="model/eval/study.py")
-    given = ["--grid", "arms", "--seeds", "2", "--first-seed", "5", "--only", "self", "yoked"]
+    given = [
+        "--grid",
+        "arms",
+        "--seeds",
+        "2",
+        "--first-seed",
+        "5",
+        "--only",
+        "self",
+        "--only",
+        "yoked",
+    ]
     first = command(*given, "--flags", flags, "--output", "arms", **study)
     assert first.returncode == 0, first.stderr
     assert cells(first.stdout, "yoked - self")[1] == "2"
@@ -160,7 +171,7 @@ def test_arms_run_with_what_they_follow_first(tmp_path):
         assert counts[0] == counts[1] and any(counts[0])
     again = command("--grid", "arms", "--from", "arms/study.jsonl.gz", "--output", "again", **study)
     assert again.stdout == first.stdout.partition("| arm")[1] + first.stdout.partition("| arm")[2]
-    alone = command(*given[:-2], "yoked", "--output", "alone", **study)
+    alone = command(*given[:-3], "yoked", "--output", "alone", **study)
     assert alone.returncode == 2 and "must name self too" in alone.stderr
     other = conflict(tmp_path / "arms/self/seed5", ["--model", "tiny", "--seed", "5"])
     assert "holds a run with --total-steps 3, not 200" in other
@@ -168,7 +179,18 @@ def test_arms_run_with_what_they_follow_first(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_is_resumed_and_refuses_other_settings(tmp_path):
-    given = ["--grid", "arms", "--output", "study", "--seeds", "1", "--only", "self", "uniform"]
+    given = [
+        "--grid",
+        "arms",
+        "--output",
+        "study",
+        "--seeds",
+        "1",
+        "--only",
+        "self",
+        "--only",
+        "uniform",
+    ]
     flags = "--max-prime 7 --total-steps 2 --batch-size 8 --eval-every 1 --warm-start-steps 5"
     study = dict(cwd=tmp_path, script="model/eval/study.py")
     first = command(*given, "--flags", flags, **study)

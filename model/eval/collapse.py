@@ -15,7 +15,7 @@ import copy
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -55,14 +55,15 @@ from custom_types import (
     Round,
     TaskType,
 )
-from model.args import ArgumentError, AZRArgs
+from model.args import AZRArgs
 from model.engine.protocol import Scores
 from model.engine.shared import SharedEngine
 from model.eval.evaluator import Evaluator, evaluation_problems
+from model.flags import ArgumentError, Flags, flag, parse
 from model.learner import Learner, Objective
 from model.policy.tiny import build_tiny
 from model.policy.warm_start import train_on_texts, warm_start
-from model.run.outputs import Parser, output_folder
+from model.run.outputs import output_folder
 from model.trainer import AZRTrainer
 from utils.random_states import seeded_generator
 from utils.string_formatting import PromptRenderer
@@ -72,6 +73,22 @@ from utils.validate_by_executing import judge_solver
 SETTINGS = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
 FILES = "collapse.md", "collapse.jsonl", "collapse.png"
 PREPARING_STEPS = 100  # of self-play, then of unlearning the form
+
+
+@dataclass(frozen=True)
+class CollapseArgs(Flags):
+    """The command line."""
+
+    output: str | None = flag(None, "folder of the experiment [runs/collapse]")
+    seeds: int = flag(3, "runs of each trainer", least=1, most=100)
+    total_steps: int = flag(100, "steps with the defect", least=1, most=10_000)
+    unclosed: float = flag(
+        0.8, "share of problems in whose answer the box is left open", least=0, most=1
+    )
+
+    @property
+    def folder(self) -> Path:
+        return RUNS_DIR / "collapse" if self.output is None else Path(self.output)
 
 
 # ---------------------------------------------------------------- the defects
@@ -308,16 +325,9 @@ def figure(rows: Sequence[dict], path: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=RUNS_DIR / "collapse")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
-    parser.add_argument("--total-steps", type=int, default=100, choices=range(1, 10_001), metavar="N")  # fmt: skip
-    parser.add_argument("--unclosed", type=float, default=0.8, help="share of problems, 0 to 1")
     try:
-        given = parser.parse_args(argv)
-        if not 0 <= given.unclosed <= 1:
-            raise ArgumentError(f"--unclosed {given.unclosed}: must be a number from 0 to 1")
-        output_folder(given.output, FILES)
+        given = parse(CollapseArgs, argv, about=__doc__.splitlines()[0])
+        output = output_folder(given.folder, FILES)
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2
@@ -327,10 +337,10 @@ def main(argv: Sequence[str]) -> int:
         args = AZRArgs(seed=seed, total_steps=given.total_steps, **SETTINGS)
         rows += experiment(args, given.unclosed)
     lines = (json.dumps(row) + "\n" for row in rows)
-    (given.output / FILES[1]).write_text("".join(lines), encoding="utf-8")
+    (output / FILES[1]).write_text("".join(lines), encoding="utf-8")
     text = table(rows)
-    (given.output / FILES[0]).write_text(text, encoding="utf-8")
-    figure(rows, given.output / FILES[2])
+    (output / FILES[0]).write_text(text, encoding="utf-8")
+    figure(rows, output / FILES[2])
     print(text)
     return 0
 

@@ -1,6 +1,6 @@
 """A policy's answers and proposals outside training: the render, parse and judge of training.
 
-    evaluator = Evaluator.from_run("runs/first")
+    evaluator = Evaluator(policy, renderer, args)
     proposal = evaluator.propose(TaskType.DEDUCTION)
     judged = evaluator.judge(proposal)
 
@@ -9,7 +9,6 @@ never moves a training stream.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
 from statistics import fmean
 
@@ -19,8 +18,6 @@ from compute.reward import compute_r_total, compute_solve_rates
 from custom_types import TASKS, Judged, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
-from model.policy.load import load_pretrained
-from model.run.directory import latest_checkpoint, read_config
 from prime_inversion import all_problems, generate_of_each_task, generate_problems
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
@@ -58,13 +55,6 @@ class Evaluator:
         self.references_rng = Random(f"{args.seed}/evaluation references")
         self.drawing_rng = Random(f"{args.seed}/evaluation drawing")
         self.sampling_rng = torch.Generator().manual_seed(self.references_rng.getrandbits(63))
-
-    @classmethod
-    def from_run(cls, run_dir: str | Path) -> "Evaluator":
-        """The newest checkpoint of a run, with that run's arguments."""
-        args = AZRArgs(**read_config(run_dir)["args"])
-        policy = load_pretrained(str(latest_checkpoint(run_dir)))
-        return cls(policy, PromptRenderer.for_policy(policy, args), args)
 
     def propose(self, task: TaskType, *, temperature: float | None = None) -> Rollout:
         """One proposal, after references drawn at random from the problem space, at the temperature of

@@ -22,16 +22,11 @@ from scipy import stats
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from model.eval.contrasts import bootstrap_interval, holm, paired_contrast
-from model.run.directory import read_config, read_metrics
+from model.run.finished import FinishedRun, evaluated_rows
 from utils.tables import markdown_table
 
 GOAL = 0.9
-PLACES = {
-    "run_dir",
-    "run_name",
-    "resume",
-    "yoked_to",
-}  # of one machine; the condition says the rest
+PLACES = {"run_dir", "run_name", "resume", "yoked_to"}  # of one machine, and told by the condition
 USES = ("taught", "refill", "untrained")  # of an answer, as the metrics name them
 
 
@@ -46,18 +41,17 @@ class StudyRun:
     metrics: Sequence[Mapping]
 
     @classmethod
-    def read(cls, condition: str, run_dir: Path) -> "StudyRun":
-        """Raises RunDirectoryError."""
-        config = read_config(run_dir)
-        args = {key: value for key, value in config["args"].items() if key not in PLACES}
-        rows = [dict(row) for row in read_metrics(run_dir)]
-        return cls(condition, args["seed"], config.get("git_commit"), args, rows)
+    def of(cls, condition: str, run: FinishedRun) -> "StudyRun":
+        """What a study keeps of a finished run. Raises RunDirectoryError."""
+        args = {key: value for key, value in run.config["args"].items() if key not in PLACES}
+        metrics = [dict(row) for row in run.metrics]
+        return cls(condition, run.args["seed"], run.git_commit, args, metrics)
 
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Steps, answers trained on so far (B n a task and step, which a study assumes) and mean greedy
         accuracy at each evaluation."""
-        points = [(r["step"], r["eval/accuracy"]) for r in self.metrics if "eval/accuracy" in r]
+        points = [(row["step"], row["eval/accuracy"]) for row in evaluated_rows(self.metrics)]
         steps, accuracy = np.array(points).T
         return steps, steps * self.answers_a_step, accuracy
 

@@ -23,11 +23,12 @@ from constants import SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy
 from model.args import AZRArgs
 from model.policy.adapters import AdapterError, add_adapters
+from model.policy.language import language
 from model.policy.modes import recompute_activations
 from model.policy.origin import origin
 from model.policy.tiny import build_tiny
 from model.policy.weights import PolicyError, load_whole, vocabulary
-from model.presets import is_small, language, recomputes
+from model.presets import is_small, recomputes
 from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS
 
 

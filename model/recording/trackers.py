@@ -1,7 +1,7 @@
 """Weights & Biases beside `metrics.jsonl`, when asked for.
 
-A process of its own follows `metrics.jsonl` and hands each row to wandb, so that a tracker can neither
-stop nor delay a run, whatever it waits for, raises or crashes on. This file is that process too.
+Another process follows `metrics.jsonl` and hands each row to wandb, so that a tracker can neither stop
+nor delay a run, whatever it waits for, raises or crashes on. That process runs this file too.
 """
 
 import json
@@ -18,19 +18,20 @@ if __name__ == "__main__":
 
 from custom_types import TASKS, Role
 from model.args import AZRArgs
+from model.run.layout import METRICS
 
 PROJECT = "absolute-zero-prime-inversion"
 PATIENCE = 20  # seconds that the end of a run waits for wandb
 POLL = 0.5  # seconds between two looks at the log
-SAID = "wandb.log"  # what that process and wandb print
+SAID = "wandb.log"  # in the run directory: what that process and wandb print
 FIRST = {"eval/accuracy": "0_overview/accuracy"} | {
     f"reward/{Role.PROPOSER}_{task}": f"0_overview/proposer_{task}" for task in TASKS
 }
 
 
 def panels(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """A row of metrics under the names wandb shows it by, which makes a section of what is before a
-    slash: four of them a second time, in front, and those without a section in one of their own."""
+    """A row of metrics under the names that wandb gets. It makes a section of what stands before a
+    slash: keys without one go to `train/`, and the four of `FIRST` are shown in front a second time."""
     known = {key: value for key, value in metrics.items() if value is not None}
     named = {key if "/" in key else f"train/{key}": value for key, value in known.items()}
     return named | {name: known[key] for key, name in FIRST.items() if key in known}
@@ -38,9 +39,10 @@ def panels(metrics: Mapping[str, float | None]) -> dict[str, float]:
 
 class WandbTracker:
     """Has what comes after `position` in a run's `metrics.jsonl` logged to wandb, offline without a key.
+    Does nothing without `--wandb`.
 
-    id: of the wandb run to go on with; a new one by default. `id` is None without `--wandb`. wandb's
-    own environment variables have the last word.
+    id: of the wandb run to continue; a new one by default. The attribute `id` is None where nothing is
+    logged. wandb's environment variables decide where they are set.
     """
 
     def __init__(self, args: AZRArgs, run_dir: Path, position: int, id: str | None = None):
@@ -52,8 +54,9 @@ class WandbTracker:
         argv = [sys.executable, __file__, json.dumps(order | {"config": args.as_dict()})]
         self._said = run_dir / SAID
         try:
-            with open(self._said, "w") as said:  # not to what may wait for this output to end
-                # A session of its own: Ctrl-C is for the run, which then tells it to end.
+            # A file, because whoever reads the run's output may wait until all who write it have ended.
+            with open(self._said, "w") as said:
+                # A new session: Ctrl-C is for the run, which then tells that process to end.
                 self._process = subprocess.Popen(
                     argv, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
                 )
@@ -62,7 +65,7 @@ class WandbTracker:
             self.id = None
 
     def close(self) -> None:
-        """The log is complete; let wandb finish, by itself if it takes long. Says what it said."""
+        """The log is complete: let wandb finish, by itself if it takes long. Prints what it said last."""
         if self.id is None:
             return
         self._process.stdin.close()
@@ -72,11 +75,12 @@ class WandbTracker:
             say(f"is still busy after {PATIENCE} s and goes on in process {self._process.pid}")
         if self._said.exists():
             lines = self._said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            print(*lines[-1:], file=sys.stderr, end="\n" if lines else "", flush=True)
+            if lines:
+                print(lines[-1], file=sys.stderr, flush=True)
 
 
 def say(what: str) -> None:
-    """One line about wandb, which stops nothing."""
+    """Print one line about wandb."""
     print(f"wandb {what}; metrics.jsonl is complete", file=sys.stderr, flush=True)
 
 
@@ -102,11 +106,11 @@ def start(run_dir: Path, id: str, config: dict):
     import wandb
 
     wanted = dict(project=PROJECT, name=run_dir.name, dir=str(run_dir))
-    own = {key: v for key, v in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
+    unset = {key: v for key, v in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
     known = wandb.login(prompt=False, verify=False)
     mode = os.environ.get("WANDB_MODE") or ("online" if known else "offline")
     settings = wandb.Settings(silent=True, console="off")
-    common = dict(id=id, resume="allow", config=config, settings=settings, **own)
+    common = dict(id=id, resume="allow", config=config, settings=settings, **unset)
     try:
         return wandb.init(mode=mode, **common)
     except Exception as error:
@@ -117,12 +121,12 @@ def start(run_dir: Path, id: str, config: dict):
 
 
 def main(order: str) -> None:
-    """Log to wandb what `order` says."""
+    """Log to wandb what the JSON of `order` says: `run_dir`, `position`, `id`, `config`."""
     try:
         values = json.loads(order)
         run_dir = Path(values["run_dir"])
         run = start(run_dir, values["id"], values["config"])
-        for row in follow(run_dir / "metrics.jsonl", values["position"]):
+        for row in follow(run_dir / METRICS, values["position"]):
             run.log(panels(row), step=row["step"])
         run.finish()
     except Exception as error:

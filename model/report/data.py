@@ -5,24 +5,14 @@ numbers of each.
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from statistics import fmean
 
 from compute.reward import compute_r_propose
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS
-from model.args import CHANGEABLE, AZRArgs
+from model.args import CHANGEABLE
 from model.report.curriculum import given_number, phases
-from model.run.directory import (
-    read_args,
-    read_config,
-    read_evaluations,
-    read_metrics,
-    read_problems,
-    read_rollouts,
-)
+from model.run.finished import FinishedRun
 from utils.tables import span_name
 
 MOST_ROWS, MOST_COLUMNS = 32, 64  # of a map
@@ -31,51 +21,18 @@ DIGITS = 5
 LONGEST_NAME = 40  # of a group
 
 
-@dataclass(frozen=True)
-class Run:
-    """The logs of one run."""
-
-    name: str
-    config: Mapping
-    metrics: Sequence[Mapping]
-    problems: Sequence[Mapping]
-    evaluations: Sequence[Mapping]
-    rollouts: Sequence[Mapping]
-
-    @classmethod
-    def read(cls, run_dir: str | Path, name: str) -> "Run":
-        """Raises RunDirectoryError."""
-        config = {**read_config(run_dir), "args": read_args(run_dir)}
-        logs = read_metrics(run_dir), read_problems(run_dir), read_evaluations(run_dir)
-        return cls(name, config, *logs, read_rollouts(run_dir))
-
-    @cached_property
-    def args(self) -> Mapping:
-        """Those that a run of an older version does not know are the defaults."""
-        return {**AZRArgs().as_dict(), **self.config["args"]}
-
-
-def read_runs(run_dirs: Sequence[str | Path]) -> list[Run]:
-    """Runs by the names of their folders, or where two are the same, by their paths. Raises
-    RunDirectoryError."""
-    names = [Path(run_dir).resolve().name for run_dir in run_dirs]
-    if len(set(names)) < len(names):
-        names = list(map(str, run_dirs))
-    return [Run.read(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
-
-
-def groups(runs: Sequence[Run]) -> dict[str, list[Run]]:
+def groups(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
     """Runs that differ in nothing but the seed and the day, by what sets them apart from the others, or by a letter
     where that is long."""
     one_group = CHANGEABLE | {"seed", "prompt_date"}
-    found: dict[tuple, list[Run]] = defaultdict(list)
+    found: dict[tuple, list[FinishedRun]] = defaultdict(list)
     for run in runs:
         key = tuple(
             sorted((name, str(value)) for name, value in run.args.items() if name not in one_group)
         )
         found[key].append(run)
     common = set.intersection(*(set(key) for key in found))
-    named: dict[str, list[Run]] = {}
+    named: dict[str, list[FinishedRun]] = {}
     for key, own in found.items():
         text = ", ".join(f"{name} {value}" for name, value in key if (name, value) not in common)
         text, letter = text or own[0].args["model"], chr(ord("A") + len(named))
@@ -108,7 +65,7 @@ def _last(rows: Sequence[Mapping], key: str) -> str:
     return f"{fmean(values):.2f}" if values else "-"
 
 
-def run_row(group: str, run: Run) -> dict[str, str]:
+def run_row(group: str, run: FinishedRun) -> dict[str, str]:
     """One line of the table of what was run, as text."""
     done = [row for row in run.metrics if row["step"]]
     reached = {}
@@ -155,7 +112,7 @@ class Grid:
         return {"x": x, "from": x - 0.5, "to": x - 0.5 + self.width, "p": label}
 
 
-def _by_phase(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[Sequence]]]:
+def _by_phase(runs: Sequence[FinishedRun], task: str) -> Iterator[tuple[str, list[Sequence]]]:
     """The name of each phase, and what was proposed in it, as problems.jsonl has it."""
     last_steps = [row["step"] for run in runs for row in run.problems[-1:]]
     for first, last in phases(max(last_steps, default=0)):
@@ -163,7 +120,7 @@ def _by_phase(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[Sequen
         yield f"steps {first} to {last}", [item for row in steps for item in row[task]]
 
 
-def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
+def proposals(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
     """A row for each phase and cell (given number, p) proposed in it: how often, its share of the phase's valid
     proposals, and its mean solve rate."""
     rows = []
@@ -186,7 +143,7 @@ def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
     return rows
 
 
-def solve_rates(runs: Sequence[Run], task: str) -> list[dict]:
+def solve_rates(runs: Sequence[FinishedRun], task: str) -> list[dict]:
     """A row for each phase and solve rate that attempts can have: its share of the valid proposals, and
     its learnability."""
     args, rows = runs[0].args, []
@@ -209,7 +166,7 @@ def solve_rates(runs: Sequence[Run], task: str) -> list[dict]:
     return rows
 
 
-def learnability(run: Run) -> list[dict]:
+def learnability(run: FinishedRun) -> list[dict]:
     """A row a step: of each task the mean learnability of the valid proposals."""
     extreme, rows = run.args["extreme_reward"], []
     for row in run.problems:
@@ -223,7 +180,7 @@ def learnability(run: Run) -> list[dict]:
     return rows
 
 
-def solved(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
+def solved(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
     """A row for each cell (given number, p) of the last evaluations: the share of its problems, and of the runs,
     that was answered, how many those are, and of a single one since which evaluation in a row."""
     right: dict[tuple[int, str], list[int]] = defaultdict(list)
@@ -248,7 +205,7 @@ def solved(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
     ]
 
 
-def transcripts(runs: Sequence[Run]) -> list[dict]:
+def transcripts(runs: Sequence[FinishedRun]) -> list[dict]:
     """Transcripts of steps spread evenly over each run, not more than a page can hold; `run` tells whose
     they are."""
     kept = []

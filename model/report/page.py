@@ -6,13 +6,14 @@ from html import escape
 
 from custom_types import TASKS
 from model.report.charts import curve_chart
-from model.report.data import Run, curves
+from model.report.data import curves
+from model.run.finished import FinishedRun
 
 
 class Page:
     """Sections of text, tables and charts, and the data that the charts name."""
 
-    def __init__(self, grouped: Mapping[str, Sequence[Run]]):
+    def __init__(self, grouped: Mapping[str, Sequence[FinishedRun]]):
         self.grouped = grouped
         self.several = dict(
             several_runs=any(len(own) > 1 for own in grouped.values()),
@@ -42,7 +43,7 @@ class Page:
         self.parts.append(f'<div class="charts {kind}">{"".join(places)}</div>')
 
     def add_curves(
-        self, data: str, rows: Callable[[Run], Sequence[Mapping]], keys: Iterable[str]
+        self, data: str, rows: Callable[[FinishedRun], Sequence[Mapping]], keys: Iterable[str]
     ) -> None:
         """Data of a row a step and group, from what `rows` gives of each run."""
         self.data[data] = [

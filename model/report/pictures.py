@@ -11,6 +11,7 @@ Pictures of its own are replaced there; any other file of their names is not.
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -24,17 +25,26 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from custom_types import CELLS, TASKS
-from model.args import ArgumentError
+from model.flags import ArgumentError, Flags, flag, parse, positional
 from model.report.curriculum import COLOURS, curriculum_figure
 from model.report.curves import on_common_steps
-from model.run.directory import RunDirectoryError, read_args, read_metrics, read_problems
-from model.run.outputs import PICTURE, Parser, output_folder
+from model.run.finished import FinishedRun
+from model.run.outputs import PICTURE, output_folder
+from model.run.rows import RunDirectoryError
 from prime_inversion import all_problems, guess_rate
 
 GREY = "#777777"
 BAND_ALPHA = 0.2
 NAMES = [*(f"{role}_{task}.png" for role, task in CELLS), "accuracy.png", "curriculum.png"]
 MARKED_POINTS = 60  # a series with fewer points shows them
+
+
+@dataclass(frozen=True)
+class PictureArgs(Flags):
+    """The command line."""
+
+    run_dirs: tuple[str, ...] = positional("RUN_DIR", "finished runs")
+    output: str | None = flag(None, "folder for the PNG files [plots/ of one run]")
 
 
 def _series(rows: Sequence[dict], key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -92,8 +102,9 @@ def _legend(axes, where: str) -> None:
 
 def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]:
     """Draw every panel into `folder`; the files written. Raises RunDirectoryError."""
-    runs = [read_metrics(run_dir) for run_dir in run_dirs]
-    args = read_args(run_dirs[0])
+    runs = [FinishedRun(run_dir).metrics for run_dir in run_dirs]
+    first = FinishedRun(run_dirs[0])
+    args = first.args
     Path(folder).mkdir(parents=True, exist_ok=True)
     written = []
 
@@ -135,9 +146,8 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
     _legend(axes, "best")
     save(figure, "accuracy.png")
 
-    steps = read_problems(run_dirs[0])
-    if steps:
-        save(curriculum_figure(runs[0], steps, args), "curriculum.png")
+    if first.problems:
+        save(curriculum_figure(runs[0], first.problems, args), "curriculum.png")
     return written
 
 
@@ -178,7 +188,7 @@ def save_picture(figure, path: str | Path) -> None:
 
 def chance_level(run_dir: str | Path) -> float:
     """Accuracy of uniform legal guessing over a run's whole problem space, mean of the tasks."""
-    args = read_args(run_dir)
+    args = FinishedRun(run_dir).args
     span = args["min_prime"], args["max_prime"]
     return fmean(
         fmean(guess_rate(problem, *span) for problem in all_problems(task, *span)) for task in TASKS
@@ -187,15 +197,12 @@ def chance_level(run_dir: str | Path) -> float:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
-    parser.add_argument("--output", help="folder for the PNG files [plots/ of one run]")
     try:
-        given = parser.parse_args(argv)
+        given = parse(PictureArgs, argv, about=__doc__.splitlines()[0])
         if given.output is None and len(given.run_dirs) > 1:
             raise ArgumentError("--output: must name a folder for the pictures of several runs")
         for run_dir in given.run_dirs:
-            read_args(run_dir)  # before a folder is made for its pictures
+            _ = FinishedRun(run_dir).args  # before a folder is made for its pictures
         if given.output is None:
             folder = Path(given.run_dirs[0]) / "plots"
         else:

@@ -16,17 +16,16 @@ from custom_types import ROLES, TASKS
 from model.report.charts import proposal_map, solve_rate_chart, solved_map, stack_chart
 from model.report.data import (
     Grid,
-    Run,
     groups,
     learnability,
     proposals,
-    read_runs,
     run_row,
     solve_rates,
     solved,
     transcripts,
 )
 from model.report.page import Page
+from model.run.finished import FinishedRun, read_runs
 from prime_inversion import primes_between
 from utils.files import replace_text
 
@@ -216,5 +215,5 @@ def _time(page: Page) -> None:
         page.row([*charts, *page.curves([SPEED])])
 
 
-def _grid(runs: Sequence[Run]) -> Grid:
+def _grid(runs: Sequence[FinishedRun]) -> Grid:
     return Grid(primes_between(runs[0].args["min_prime"], runs[0].args["max_prime"]))

@@ -25,11 +25,12 @@ import model.engine.decoding
 import model.engine.shared
 import model.trainer
 from model import train
-from model.args import parse_args
+from model.args import ArgumentError, parse_args
 from model.engine.decoding import Decoding
 from model.engine.shared import SharedEngine
 from model.eval.evaluator import Evaluator
 from model.optimizer import StepGuard
+from model.policy.language import language
 from model.recording.recorder import Recorder
 from model.trainer import AZRTrainer
 from utils.tables import markdown_table
@@ -98,16 +99,23 @@ class Clock:
 def main(argv: list[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    clock = Clock()
-    clock.around(train, "_loop", REST)
-    for place in PARTS:
-        clock.around(*place)
-    for owner, name in INSIDE:
-        clock.around(owner, name, inside=True)
-    for owner, name in OUTSIDE:
-        clock.around(owner, name)
     with tempfile.TemporaryDirectory() as folder:
-        train.train(parse_args([*argv, "--run-dir", f"{folder}/run", "--quiet"]))
+        try:
+            args = parse_args(
+                [*argv, "--run-dir", f"{folder}/run", "--quiet"], language_of=language
+            )
+        except ArgumentError as error:
+            print(error, file=sys.stderr)
+            return 2
+        clock = Clock()
+        clock.around(train, "_loop", REST)
+        for place in PARTS:
+            clock.around(*place)
+        for owner, name in INSIDE:
+            clock.around(owner, name, inside=True)
+        for owner, name in OUTSIDE:
+            clock.around(owner, name)
+        train.train(args)
     clock.charge()
     spent = {key: seconds for key, seconds in clock.spent.items() if key[0] != START}
     total = sum(spent.values())
