@@ -71,7 +71,7 @@ class Problem:
     y: int
     p: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.task, TaskType):
             raise ValueError(f"task must be a TaskType, not {self.task!r}")
         if any(type(value) is not int for value in (self.x, self.y, self.p)):
@@ -270,7 +270,7 @@ class MiniBatch:
     counts: "Tensor"
     cells: "Tensor"
 
-    def to(self, device) -> "MiniBatch":
+    def to(self, device: Any) -> "MiniBatch":
         """The same rows on another device."""
         return MiniBatch(
             **{item.name: getattr(self, item.name).to(device) for item in fields(self)}

@@ -66,7 +66,8 @@ class _Tree:
         self.depths: list[int] = []
         self.ends: list[int] = []
         self.paths: list[list[int]] = []
-        previous, path = (), []
+        previous: Sequence[int] = ()
+        path: list[int] = []
         for sequence in sequences:
             common = shared_length(previous, sequence)
             self._close(path[common:])

@@ -102,12 +102,12 @@ class SamplingMetrics:
     by role, and how far the training forward is from the sampler: the ratio of their probabilities,
     which is 1 where both compute the same."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._entropy = dict.fromkeys(Role, 0.0)
         self._tokens = dict.fromkeys(Role, 0.0)
         self._difference = self._ratio = self._kl = 0.0
 
-    def add(self, batch: MiniBatch, logprobs, entropy) -> None:
+    def add(self, batch: MiniBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         """logprobs, entropy: (n, length) of the responses of `batch`, whose old ones are the
         sampler's."""
         mask = batch.response_mask

@@ -3,6 +3,8 @@ the language that its prompts are written in. No file is opened here; `model/pol
 the language of a folder.
 """
 
+from typing import Any
+
 from constants import FULL_FINE_TUNING_MEMORY, MAXIMUM_PRIME, SMOLLM2_MODEL, TINY_MODEL
 
 # What every model that can write already has in common.
@@ -55,7 +57,11 @@ SMOLLM2_PRESET = PRETRAINED | dict(
 )
 
 # The preset of each prompt language.
-PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
+PRESETS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "dialogue": SMOLLM2_PRESET,
+    "chat": CHAT_PRESET,
+}
 
 LANGUAGES = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
 
@@ -66,7 +72,7 @@ def language_by_name(model: str) -> str:
     return LANGUAGES.get(model, "chat")
 
 
-def preset(language: str, gpu_memory: float | None = None) -> dict:
+def preset(language: str, gpu_memory: float | None = None) -> dict[str, Any]:
     """The fields in which a policy of this prompt language differs from the defaults; with adapters
     where the GPU has too little memory for a chat model, in GiB."""
     chosen = PRESETS[language]

@@ -71,14 +71,14 @@ class Frozen(SelfPlay):
 
     def __init__(self, policy: Policy, args: AZRArgs, followed: Mapping[int, Counter]):
         super().__init__(policy, args, followed)
-        model = copy.deepcopy(policy.model).requires_grad_(False)
-        self.author = replace(policy, model=model)
+        self.snapshot = copy.deepcopy(policy.model).requires_grad_(False)
+        self.author = replace(policy, model=self.snapshot)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return dict(self.author.model.state_dict())
+        return dict(self.snapshot.state_dict())
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.author.model.load_state_dict(state)
+        self.snapshot.load_state_dict(state)
 
 
 class Uniform(SelfPlay):

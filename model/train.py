@@ -104,12 +104,9 @@ def _train(
     policy = _policy(args, checkpoint)
     renderer = PromptRenderer.for_policy(policy, args)
     state = load_state(checkpoint) if checkpoint else None
-    if args.model == TINY_MODEL:  # the shared engine is known to fit it
-        policy, why = replace(policy, engine=args.engine.replace("auto", "shared")), None
-    else:
-        policy.model.to(accelerator.device)
-        wanted = state["engine"] if state else args.engine  # a resumed run keeps its engine
-        policy, why = fitted(policy, renderer, replace(args, engine=wanted))
+    policy.model.to(accelerator.device)
+    engine = state["engine"] if state else args.engine  # a resumed run keeps the one it began with
+    policy, why = _with_engine(policy, renderer, replace(args, engine=engine))
     if state is not None and policy.origin is not None:
         require_same_origin(args.model, policy.origin, state["origin"])
     followed = proposed_counts(args) if args.yoked_to else {}
@@ -159,6 +156,16 @@ def _policy(args: AZRArgs, checkpoint: Path | None) -> Policy:
             raise
         whose = f"--model {args.model}" if checkpoint is None else checkpoint
         raise PolicyError(f"{whose}: cannot be loaded ({cause or error})") from error
+
+
+def _with_engine(
+    policy: Policy, renderer: PromptRenderer, args: AZRArgs
+) -> tuple[Policy, str | None]:
+    """The policy with an engine that fits it, and a line where that needs one. Raises PolicyError. tiny
+    is made for the shared engine, and needs no trial."""
+    if args.model != TINY_MODEL:
+        return fitted(policy, renderer, args)
+    return replace(policy, engine="plain" if args.engine == "plain" else "shared"), None
 
 
 def _loop(

@@ -233,7 +233,7 @@ def test_the_readme_names_the_two_commands_verbatim():
 
 def test_plots_and_summary_read_a_finished_run(run, tmp_path):
     drawn = command(
-        str(run), str(run), "--output", "pictures", cwd=tmp_path, script="model/report/pictures.py"
+        str(run), str(run), "--output", "pictures", cwd=tmp_path, script="model/eval/plots.py"
     )
     assert drawn.returncode == 0, drawn.stderr
     assert len(list((tmp_path / "pictures").glob("*.png"))) == len(CELLS) + 2
@@ -246,6 +246,6 @@ def test_plots_and_summary_read_a_finished_run(run, tmp_path):
     )
     assert "| 0 | 4 | " in table.stdout and f"| {after} |" in table.stdout
     assert "| least distinct |" in table.stdout
-    for script in ("model/report/pictures.py", "model/eval/summary.py"):
+    for script in ("model/eval/plots.py", "model/eval/summary.py"):
         refused = command(str(tmp_path), cwd=tmp_path, script=script)
         assert refused.returncode == 2 and "must be a run directory" in refused.stderr

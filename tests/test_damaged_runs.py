@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from helpers.run_contents import main_here
 
-from model.eval import baselines, report, summary
-from model.report import pictures as plots
+from model.eval import baselines, plots, report, summary
 from model.run.checkpoints import damage
 from model.run.finished import FinishedRun
 from model.run.rows import RunDirectoryError

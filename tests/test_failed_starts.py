@@ -17,7 +17,7 @@ from model import train
 from model.eval.evaluator import Evaluator
 from model.policy.load import PolicyError
 from model.report.pictures import save_plots
-from model.report.report import save_report
+from model.report.sections import save_report
 from utils.files import file_error
 
 # A model folder's own run: nothing is trained, so that what it answers does not matter.

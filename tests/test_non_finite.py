@@ -39,7 +39,7 @@ def spoiled(factors: dict[int, float]):
 
 def moments(trainer: AZRTrainer) -> list[torch.Tensor]:
     state = copy.deepcopy(trainer.learner.optimizer.state_dict()["state"])
-    return [value for own in state.values() for value in own.values()]
+    return [value for of_weight in state.values() for value in of_weight.values()]
 
 
 @pytest.mark.parametrize("factor", [NAN, INFINITY, -INFINITY])

@@ -11,7 +11,7 @@ from helpers.run_contents import SMALL, done_here, main_here
 
 from custom_types import TASKS
 from model.eval import report
-from model.report.report import save_report
+from model.report.sections import save_report
 
 HOSTILE = (
     "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'> $title"

@@ -4,21 +4,13 @@ from itertools import pairwise
 
 import pytest
 
+from custom_types import TASKS
 from model.args import AZRArgs
-from model.report.curriculum import phases
-from model.report.data import (
-    MOST_TRANSCRIPTS,
-    Grid,
-    curves,
-    groups,
-    learnability,
-    proposals,
-    rounded,
-    solve_rates,
-    solved,
-    transcripts,
-)
-from model.run.finished import FinishedRun
+from model.report.curriculum import Grid, learnability, phases, proposals, solve_rates, solved
+from model.report.curves import curves, rounded
+from model.report.data import MOST_TRANSCRIPTS, common_args, groups, transcripts
+from model.report.panels import chance_level, reward_panels, uniform_prime
+from model.run.finished import FinishedRun, read_runs
 from prime_inversion import primes_between
 
 
@@ -41,7 +33,8 @@ def test_curves_are_means_with_the_range_of_the_runs():
     one = [{"step": 0, "a": 1.0}, {"step": 1, "a": None}, {"step": 2, "a": 3.0}]
     other = [{"step": 0, "a": 2.0}, {"step": 1, "a": 4.0}]
     assert curves("g", [one], ["a", "b"]) == [
-        {"group": "g", "step": 0, "a": 1.0}, {"group": "g", "step": 1}, {"group": "g", "step": 2, "a": 3.0}
+        {"group": "g", "step": 0, "a": 1.0}, {"group": "g", "step": 1, "a": None},
+        {"group": "g", "step": 2, "a": 3.0},
     ]  # fmt: skip
     assert curves("g", [one, other], ["a"])[0] == {
         "group": "g", "step": 0, "a": 1.5, "a low": 1.0, "a high": 2.0
@@ -85,6 +78,29 @@ def test_proposals_and_their_solve_rates_by_hand():
     assert earned == [pytest.approx((3 * 0.75 + 0) / 4), 0.25]
 
 
+def test_a_map_shows_what_is_given_and_not_the_answer():
+    """Proposals with x = 2, y = 4: abduction gives y and asks x, the others give x."""
+    run = made_up(problems=[{"step": 1} | {str(task): [[2, 4, 7, 1, 0.5]] for task in TASKS}])
+    for task, given in zip(TASKS, (4, 2, 2), strict=True):
+        (cell,) = proposals([run], str(task), Grid((5, 7)))
+        assert (cell["x"], cell["p"]) == (given, "7")
+
+
+def test_the_levels_by_hand():
+    """Of primes 5 and 7: 4 problems of p = 5 and 6 of p = 7, less x = y = 1 of each in induction. A guess
+    is right for 1/4 of the residues modulo 5 and 1/6 of those modulo 7, so in 2 of 10 problems. One prime
+    in two is right, and both for x = y = 6, as 36 is 1 modulo 5 and 7. A level that not all runs share is
+    not drawn."""
+    guessing = (0.2 + 0.2 + (7 * 0.5 + 1) / 8) / 3
+    assert chance_level(5, 7) == pytest.approx(guessing)
+    assert uniform_prime(5, 7) == pytest.approx((4 * 5 + 6 * 7) / 10)
+    runs = [made_up(args=dict(n_attempts=n, min_prime=5, max_prime=7)) for n in (4, 8)]
+    alone, both = (reward_panels(common_args(own)) for own in (runs[:1], runs))
+    assert alone["proposer_induction"].levels["most that a proposal can earn"] == 0.75
+    assert list(both["proposer_induction"].levels) == ["always or never solved"]
+    assert both["accuracy"].levels["guessing"] == pytest.approx(guessing)
+
+
 def test_what_is_solved_and_since_when():
     answers = {0: (0, 1), 10: (1, 0), 20: (1, 1)}
     evaluations = [
@@ -120,3 +136,18 @@ def test_a_map_of_many_problems_has_blocks_of_them():
             first, _, last = place["p"].partition("-")
             assert place["from"] < x < place["to"] and int(first) <= p <= int(last or first)
     assert len({large.cell(x, 617)[0] for x in range(1, 617)}) <= 64
+
+
+def test_runs_are_told_apart(tmp_path):
+    """By folder, or by path where folders of one name are compared."""
+    for name in ("self/seed0", "self/seed1", "uniform/seed0"):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text('{"args": {"seed": 0}}')
+        for log in ("metrics", "problems"):
+            (folder / f"{log}.jsonl").write_text("")
+    own = [tmp_path / "self" / "seed0", tmp_path / "self" / "seed1"]
+    assert [run.name for run in read_runs(own)] == ["seed0", "seed1"]
+    others = [own[0], tmp_path / "uniform" / "seed0"]
+    assert [run.name for run in read_runs(others)] == list(map(str, others))
+    assert read_runs(own)[0].args["entropy_coef"] == 0.1  # a default

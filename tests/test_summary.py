@@ -1,8 +1,7 @@
-"""What is read from a run's logs: the tables' figures and the curriculum. Oracle: logs made by hand."""
+"""What is read from a run's logs: the tables' figures. Oracle: logs made by hand."""
 
 import json
 
-import numpy as np
 import pytest
 
 from custom_types import TASKS
@@ -13,7 +12,6 @@ from model.eval.summary import (
     proposer_row,
     results_row,
 )
-from model.report.curriculum import proposal_counts
 from model.run.finished import FinishedRun
 
 STEPS = 60
@@ -76,18 +74,3 @@ def test_the_intervals_by_hand(run):
     assert abduction["best without p"] == "0.70" and whole["best without p"] == "-"
     assert (abduction["malformed answers"], abduction["valid proposals"]) == ("0.010", "1.000")
     assert whole["task"] == "all" and whole["problems"] == "28"  # 10 + 10 + 8
-
-
-def test_the_counts_of_a_phase(run):
-    steps = [json.loads(line) for line in (run / "problems.jsonl").read_text().splitlines()]
-    counts = proposal_counts(steps, "abduction", (5, 7), 29, 32)
-    expected = np.zeros((2, 7))
-    expected[0, 2] = expected[0, 3] = 8  # two steps of four copies each
-    assert (counts == expected).all()
-
-
-def test_a_map_shows_what_is_given_and_not_the_answer():
-    """Proposals with x = 2, y = 4: abduction gives y and asks x, the others give x."""
-    steps = [{"step": 1} | {str(task): [[2, 4, 7, 1, 0.5]] for task in TASKS}]
-    for task, given in zip(TASKS, (4, 2, 2), strict=True):
-        assert np.argwhere(proposal_counts(steps, str(task), (5, 7), 1, 1)).tolist() == [[1, given]]

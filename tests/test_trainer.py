@@ -112,7 +112,9 @@ def test_an_answer_that_is_always_rewarded_becomes_likely(monkeypatch):
         right = rollout.response_ids[0] == 4
         if rollout.role is Role.SOLVER:
             return Judged(rollout, Verdict.CORRECT if right else Verdict.WRONG)
-        return Judged(rollout, *(Verdict.VALID, rollout.problem) if right else (Verdict.INVALID,))
+        if right:
+            return Judged(rollout, Verdict.VALID, rollout.problem)
+        return Judged(rollout, Verdict.INVALID)
 
     monkeypatch.setattr("utils.validate_by_executing.judge_rollout", rigged)
     trainer = make_trainer(
@@ -125,9 +127,7 @@ def test_an_answer_that_is_always_rewarded_becomes_likely(monkeypatch):
         probability.append(trainer.policy.model.table[2].softmax(-1)[4].item())
     for item in learned.scored:
         right = item.rollout.response_ids[0] == 4
-        assert item.verdict in (
-            (Verdict.CORRECT, Verdict.VALID) if right else (Verdict.WRONG, Verdict.INVALID)
-        )
+        assert right == (item.verdict in (Verdict.CORRECT, Verdict.VALID))
         assert item.reward >= 0 if right else item.reward == -0.5
     assert probability[0] == pytest.approx(1 / 6)
     assert probability == sorted(probability) and probability[-1] > 0.5

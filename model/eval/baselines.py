@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -101,7 +102,7 @@ def run_args(model: str) -> AZRArgs:
         raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
 
 
-def trained_on(model: str) -> frozenset[Problem]:
+def trained_on(model: str) -> set[Problem]:
     """The problems that a finished run has trained on answers to. Raises ArgumentError, or
     CheckpointError."""
     try:
@@ -181,15 +182,17 @@ def baseline_scores(
 def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperature: float) -> Scores:
     """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError, ArgumentError
     or RunDirectoryError."""
-    span = dict(min_prime=args.min_prime, max_prime=args.max_prime)
-    own = dict(**span, eval_problems=args.eval_problems, seed=args.seed)
+    asking: dict[str, Any] = dict(
+        min_prime=args.min_prime, max_prime=args.max_prime,
+        eval_problems=args.eval_problems, seed=args.seed,
+    )  # fmt: skip
     if is_run(model):
         policy = load_pretrained(str(FinishedRun(model).newest_checkpoint))
-        policy, its_args = replace(policy, name=model), replace(run_args(model), **own)
+        policy, its_args = replace(policy, name=model), replace(run_args(model), **asking)
         require_words(policy, args.max_prime)
     else:
-        own["rollout_rows"] = MODEL_ROWS
-        its_args = AZRArgs(**preset(language(model)) | own, model=model)
+        asking["rollout_rows"] = MODEL_ROWS
+        its_args = AZRArgs(**preset(language(model)) | asking, model=model)
         policy = load_policy(its_args)
     return policy_scores(policy, its_args, asked, temperature)
 
@@ -208,8 +211,8 @@ def main(argv: Sequence[str]) -> int:
         how = args, asked, given.sampling_temperature
         scores = {model: model_scores(model, *how) for model in given.model}
         rows = []
-        for name, own in (baseline_scores(*how) | scores).items():
-            rows += score_rows(name, own, given.samples, args, seen.get(name))
+        for name, found in (baseline_scores(*how) | scores).items():
+            rows += score_rows(name, found, given.samples, args, seen.get(name))
     except (ArgumentError, PolicyError, CheckpointError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2

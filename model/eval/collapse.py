@@ -1,6 +1,7 @@
 r"""Why the curves of the program this project started from looked as they did: an experiment.
 
     python model/eval/collapse.py --output runs/collapse --seeds 3
+    python model/eval/collapse.py --from diagrams/collapse.jsonl.gz --output pictures
 
 Its README reported rewards that jump from -1 towards -0.5 while accuracy falls. Here a correct
 trainer gets that program's defects back, one at a time and together, from the state such a run
@@ -8,10 +9,12 @@ starts in: a policy that knows answers and seldom writes them in the form that i
 is made in two parts: self-play by the correct method, then supervised steps on the policy's own
 greedy answers, whose box is left open for most problems (`--unclosed`).
 
-Writes `collapse.md` (before and after), `collapse.jsonl` (each step of each run) and `collapse.png`.
+Writes `collapse.md` (before and after), `collapse.jsonl` (each step of each run) and `collapse.png`;
+`--from` makes the first and the last again from such logs, which may be packed by gzip.
 """
 
 import copy
+import gzip
 import json
 import sys
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -28,10 +31,6 @@ from utils.threads import spare_neighbours
 
 spare_neighbours()  # before torch loads
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -63,6 +62,9 @@ from model.flags import ArgumentError, Flags, flag, parse
 from model.learner import Learner, Objective
 from model.policy.tiny import build_tiny
 from model.policy.warm_start import train_on_texts, warm_start
+from model.report.charts import Panel, curve_chart
+from model.report.curves import curves
+from model.report.pictures import save_picture, sized
 from model.run.outputs import output_folder
 from model.trainer import AZRTrainer
 from utils.random_states import seeded_generator
@@ -70,8 +72,8 @@ from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 from utils.validate_by_executing import judge_solver
 
-SETTINGS = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
-FILES = "collapse.md", "collapse.jsonl", "collapse.png"
+SETTINGS: dict[str, Any] = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
+FILES = "collapse.md", "collapse.png", "collapse.jsonl"
 PREPARING_STEPS = 100  # of self-play, then of unlearning the form
 
 
@@ -84,6 +86,9 @@ class CollapseArgs(Flags):
     total_steps: int = flag(100, "steps with the defect", least=1, most=10_000)
     unclosed: float = flag(
         0.8, "share of problems in whose answer the box is left open", least=0, most=1
+    )
+    from_: str | None = flag(
+        None, "make table and figure of these logs, collapse.jsonl, and run nothing"
     )
 
     @property
@@ -282,11 +287,24 @@ SERIES = {
 }
 
 
-def by_seed(rows: Sequence[dict], trainer: str, key: str) -> np.ndarray:
-    """(seeds, steps) values of a series that has one from step 1 on."""
-    own = [row for row in rows if row["trainer"] == trainer and row["step"]]
-    seeds = sorted({row["seed"] for row in own})
-    return np.array([[row[key] for row in own if row["seed"] == seed] for seed in seeds])
+def load_rows(path: Path) -> list[dict]:
+    """The rows of an experiment that was run before. Raises ArgumentError."""
+    try:
+        opened = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "rt", encoding="utf-8") as lines:
+            rows = [json.loads(line) for line in lines]
+        if {row["trainer"] for row in rows} != set(TRAINERS):
+            raise ValueError("it has other trainers")
+        return rows
+    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        raise ArgumentError(f"--from {path}: must be logs of this experiment ({error})") from error
+
+
+def _logs(rows: Sequence[dict], trainer: str) -> list[list[dict]]:
+    """The rows of a trainer from step 1 on, a list for each seed."""
+    trained = [row for row in rows if row["trainer"] == trainer and row["step"]]
+    seeds = sorted({row["seed"] for row in trained})
+    return [[row for row in trained if row["seed"] == seed] for seed in seeds]
 
 
 def table(rows: Sequence[dict]) -> str:
@@ -296,51 +314,42 @@ def table(rows: Sequence[dict]) -> str:
     for name in TRAINERS:
         line = {"trainer": name}
         for head, key in zip(heads, SERIES, strict=True):
-            values = by_seed(rows, name, key)
+            values = np.array([[row[key] for row in log] for log in _logs(rows, name)])
             line[head] = f"{values[:, :5].mean():.2f} → {values[:, -5:].mean():.2f}"
         lines.append(line)
     return markdown_table(lines)
 
 
 def figure(rows: Sequence[dict], path: Path) -> None:
-    """One panel a series, one line a trainer: means over seeds, thin lines for seeds."""
-    image, grid = plt.subplots(
-        len(SERIES), 1, figsize=(8, 11), dpi=120, layout="constrained", sharex=True,
-        facecolor="white",
-    )  # fmt: skip
-    for (key, title), axes in zip(SERIES.items(), grid, strict=True):
-        for name, colour in zip(TRAINERS, plt.get_cmap("tab10").colors, strict=False):
-            values = by_seed(rows, name, key)
-            steps = range(1, values.shape[1] + 1)
-            for line in values:
-                axes.plot(steps, line, color=colour, linewidth=0.4, alpha=0.4)
-            axes.plot(steps, values.mean(0), color=colour, linewidth=2, label=name)
-        axes.set_title(title)
-        axes.grid(alpha=0.3)
-    grid[0].legend(fontsize=9, ncols=2)
-    grid[-1].set_xlabel("step with the defect")
-    image.savefig(path)
-    plt.close(image)
+    """A chart for each series, with a line for each trainer: the mean over seeds, and their range."""
+    data = [row for trainer in TRAINERS for row in curves(trainer, _logs(rows, trainer), SERIES)]
+    charts = []
+    for key, title in SERIES.items():
+        unit, span = ("reward", (-1, 1)) if key.startswith("reward") else ("share", (0, 1))
+        panel = Panel(title, {title: key}, unit, span, x_title="step with the defect")
+        charts.append(sized(curve_chart(panel, "steps", data)))
+    save_picture({"vconcat": charts}, {"steps": data}, path)
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
     try:
         given = parse(CollapseArgs, argv, about=__doc__.splitlines()[0])
-        output = output_folder(given.folder, FILES)
+        rows = [] if given.from_ is None else load_rows(Path(given.from_))
+        output = output_folder(given.folder, FILES if given.from_ is None else FILES[:2])
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2
-    transformers_logging.set_verbosity_error()
-    rows = []
-    for seed in range(given.seeds):
-        args = AZRArgs(seed=seed, total_steps=given.total_steps, **SETTINGS)
-        rows += experiment(args, given.unclosed)
-    lines = (json.dumps(row) + "\n" for row in rows)
-    (output / FILES[1]).write_text("".join(lines), encoding="utf-8")
+    if given.from_ is None:
+        transformers_logging.set_verbosity_error()
+        for seed in range(given.seeds):
+            args = AZRArgs(seed=seed, total_steps=given.total_steps, **SETTINGS)
+            rows += experiment(args, given.unclosed)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (output / FILES[2]).write_text(lines, encoding="utf-8")
     text = table(rows)
     (output / FILES[0]).write_text(text, encoding="utf-8")
-    figure(rows, output / FILES[2])
+    figure(rows, output / FILES[1])
     print(text)
     return 0
 

@@ -7,7 +7,7 @@ three evaluations in a row. Markdown on stdout.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -172,7 +172,7 @@ def _text(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.2f}"
 
 
-def _each_task(rows: Sequence[Row], key: str) -> str:
+def _each_task(rows: Sequence[Mapping], key: str) -> str:
     """Of each task the mean of the known values, as text."""
     means = []
     for task in TASKS:

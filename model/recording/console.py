@@ -72,7 +72,7 @@ class Console:
     def step(self, metrics: Mapping[str, float]) -> None:
         """Print a line for a row of metrics: accuracy of the last evaluation, valid proposals of each
         task, mean rewards and entropies of proposer and solver, response tokens a second, time left."""
-        step = metrics["step"]
+        step = int(metrics["step"])
         self.accuracy = metrics.get("eval/accuracy", self.accuracy)
         if self.lines == 0:
             self.first, self.started = step, time.monotonic()
@@ -122,6 +122,6 @@ def _line(cells: Iterable[str], columns: Sequence[tuple[str, int]]) -> str:
 
 def _duration(seconds: float) -> str:
     """`1:02:03`, or `2:03`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    all_minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(all_minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -14,7 +14,7 @@ from model.args import AZRArgs
 from model.recording.console import Console
 from model.recording.trackers import WandbTracker
 from model.report.pictures import save_plots
-from model.report.report import save_report
+from model.report.sections import save_report
 from model.run.checkpoints import save_state, state_size
 from model.run.directory import RunDirectory
 from model.run.finished import FinishedRun

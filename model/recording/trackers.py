@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -68,6 +69,7 @@ class WandbTracker:
         """The log is complete: let wandb finish, by itself if it takes long. Prints what it said last."""
         if self.id is None:
             return
+        assert self._process.stdin is not None  # a pipe
         self._process.stdin.close()
         try:
             self._process.wait(PATIENCE)
@@ -105,19 +107,19 @@ def start(run_dir: Path, id: str, config: dict):
     """A wandb run, online if there is a key and somebody to show it to."""
     import wandb
 
-    wanted = dict(project=PROJECT, name=run_dir.name, dir=str(run_dir))
-    unset = {key: v for key, v in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
+    named = dict(project=PROJECT, name=run_dir.name, dir=str(run_dir))
+    unset = {key: v for key, v in named.items() if f"WANDB_{key.upper()}" not in os.environ}
     known = wandb.login(prompt=False, verify=False)
     mode = os.environ.get("WANDB_MODE") or ("online" if known else "offline")
-    settings = wandb.Settings(silent=True, console="off")
-    common = dict(id=id, resume="allow", config=config, settings=settings, **unset)
+    wanted: dict[str, Any] = {**unset, "id": id, "resume": "allow", "config": config, "mode": mode}
+    wanted["settings"] = wandb.Settings(silent=True, console="off")
     try:
-        return wandb.init(mode=mode, **common)
+        return wandb.init(**wanted)
     except Exception as error:
         if mode != "online":
             raise
         say(f"goes on offline ({type(error).__name__}: {error})")
-        return wandb.init(mode="offline", **common)
+        return wandb.init(**wanted | {"mode": "offline"})
 
 
 def main(order: str) -> None:

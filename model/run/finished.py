@@ -138,15 +138,15 @@ class FinishedRun:
         return pointer.parent / name
 
     @cached_property
-    def trained_on(self) -> frozenset[Problem]:
+    def trained_on(self) -> set[Problem]:
         """The problems that the answers in its updates were to, up to the newest checkpoint. Raises
         CheckpointError too."""
         values = load_values(self.newest_checkpoint)
         try:
             rows = values["problems"]["problems"]
-            return frozenset(
+            return {
                 Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers
-            )
+            }
         except (KeyError, TypeError, ValueError) as error:
             raise RunDirectoryError(f"{self.newest_checkpoint}: counts no answers") from error
 
