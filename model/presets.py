@@ -53,7 +53,7 @@ SMOLLM2_PRESET = PRETRAINED | dict(
     minibatches=1,
     microbatch_tokens=512,
     entropy_coef=0.15,
-    entropy_floor=0.01,  # a bonus on all 49,152 words pays for leaving the format, see the README
+    entropy_floor=0.01,  # a bonus on all words pays for lost form, see model/eval/README.md
 )
 
 # The preset of each prompt language.

@@ -103,12 +103,12 @@ def test_metrics_hold_every_key_of_the_contract(run):
     assert all(a < b for a, b in pairwise(tokens))
 
 
-def test_every_metric_key_is_explained_in_the_readme(run):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_metric_key_is_explained_in_the_page_of_runs(run):
+    page = (ROOT / "model" / "run" / "README.md").read_text(encoding="utf-8")
     for key in rows(run / "metrics.jsonl")[-1]:
         for name in (*TASKS, *ROLES):
             key = key.replace(name, "{role}" if name in ROLES else "{task}")
-        assert f"`{key}`" in readme, key
+        assert f"`{key}`" in page, key
 
 
 def test_rollouts_are_transcripts_of_every_cell(run):
