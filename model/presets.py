@@ -55,7 +55,7 @@ SMOLLM2_PRESET = PRETRAINED | dict(
 )
 
 # The preset of each prompt language.
-PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
+PRESETS: dict[str, dict] = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
 
 LANGUAGES = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
 

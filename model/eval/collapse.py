@@ -256,7 +256,7 @@ def figure(rows: Sequence[dict], path: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
     try:
-        given = parse(CollapseArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(CollapseArgs, argv, about=__doc__)
         output = output_folder(given.folder, FILES)
     except ArgumentError as error:
         print(error, file=sys.stderr)

@@ -197,7 +197,7 @@ def chance_level(run_dir: str | Path) -> float:
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
     try:
-        given = parse(PictureArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(PictureArgs, argv, about=__doc__)
         if given.output is None and len(given.run_dirs) > 1:
             raise ArgumentError("--output: must name a folder for the pictures of several runs")
         for run_dir in given.run_dirs:
