@@ -83,6 +83,12 @@ class AZRArgs(Flags):
         "problem is solved, the more often it is drawn",
         choices=("uniform", "unsolved"),
     )
+    engine: str = flag(
+        "auto",
+        "what samples and scores; shared: what sequences have in common is computed once; plain: one row "
+        "for each response, for any model; auto: shared where a trial shows that it equals the model itself",
+        choices=("auto", "plain", "shared"),
+    )
     temperature: float = flag(
         1.0, "temperature of sampling, and of the probabilities in the update", least=0.01, most=100
     )

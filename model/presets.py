@@ -3,6 +3,8 @@ the language that its prompts are written in. No file is opened here; `model/pol
 the language of a folder.
 """
 
+from typing import Any
+
 from constants import FULL_FINE_TUNING_MEMORY, MAXIMUM_PRIME, SMOLLM2_MODEL, TINY_MODEL
 
 # What every model that can write already has in common.
@@ -51,11 +53,15 @@ SMOLLM2_PRESET = PRETRAINED | dict(
     minibatches=1,
     microbatch_tokens=512,
     entropy_coef=0.15,
-    entropy_floor=0.01,  # a bonus on all 49,152 words pays for leaving the format, see the README
+    entropy_floor=0.01,  # a bonus on all words pays for lost form, see model/eval/README.md
 )
 
 # The preset of each prompt language.
-PRESETS: dict[str, dict] = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
+PRESETS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "dialogue": SMOLLM2_PRESET,
+    "chat": CHAT_PRESET,
+}
 
 LANGUAGES = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
 
@@ -66,7 +72,7 @@ def language_by_name(model: str) -> str:
     return LANGUAGES.get(model, "chat")
 
 
-def preset(language: str, gpu_memory: float | None = None) -> dict:
+def preset(language: str, gpu_memory: float | None = None) -> dict[str, Any]:
     """The fields in which a policy of this prompt language differs from the defaults; with adapters
     where the GPU has too little memory for a chat model, in GiB."""
     chosen = PRESETS[language]

@@ -10,14 +10,13 @@ import pytest
 from constants import ROOT
 from model import train
 from model.args import AZRArgs
-from model.eval import baselines, collapse, report, study, summary
+from model.eval import baselines, collapse, plots, report, study, summary
 from model.flags import flag_name
-from model.report import pictures
 
 COMMANDS = {
     train: AZRArgs, baselines: baselines.BaselineArgs, study: study.StudyArgs,
     collapse: collapse.CollapseArgs, report: report.ReportArgs, summary: summary.SummaryArgs,
-    pictures: pictures.PictureArgs,
+    plots: plots.PlotArgs,
 }  # fmt: skip
 BENCHMARKS = [
     file
@@ -72,7 +71,7 @@ def test_what_is_no_flag_is_one_sentence(command, argv, said, capsys):
         (collapse, ["--total-steps", "0"], "--total-steps 0: must be an integer from 1 to 10000"),
         (collapse, ["--seeds=101"], "--seeds 101: must be an integer from 1 to 100"),
         (summary, [], "RUN_DIR: must be given"),
-        (pictures, [], "RUN_DIR: must be given"),
+        (plots, [], "RUN_DIR: must be given"),
         (report, ["--output"], "--output: expected one argument"),
         (report, ["--output", "--output"], "--output: expected one argument, not the flag"),
     ],

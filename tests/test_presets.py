@@ -13,7 +13,8 @@ from model import train
 from model.args import AZRArgs, parse_args
 from model.plan.plan import plan
 from model.policy.language import language, same_model
-from model.policy.load import build_tiny, load_policy
+from model.policy.load import load_policy
+from model.policy.tiny import build_tiny
 from model.presets import SMOLLM2_PRESET, is_small, preset
 
 
@@ -71,6 +72,7 @@ def test_a_saved_tiny_stays_on_the_cpu(saved_tiny, tmp_path, monkeypatch):
     assert asked == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_knows_its_language_by_its_checkpoint(saved_tiny, tmp_path):
     """The folder that it began with may be gone."""
     run = tmp_path / "run"
@@ -81,6 +83,7 @@ def test_a_run_that_goes_on_knows_its_language_by_its_checkpoint(saved_tiny, tmp
     assert train.main(["--resume", str(run), "--total-steps", "2", "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_paths_of_one_folder_are_one_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = odd_model(tmp_path / "m" / "q1", "qwen2", **SHAPE)

@@ -11,7 +11,7 @@ from helpers.run_contents import SMALL, done_here, main_here
 
 from custom_types import TASKS
 from model.eval import report
-from model.report.report import save_report
+from model.report.sections import save_report
 
 HOSTILE = (
     "</script><script>window.broken = 1</script><img src=x onerror='window.broken = 2'> $title"
@@ -69,6 +69,7 @@ def test_what_is_no_run_is_refused_and_a_report_replaced(whole, tmp_path, capsys
     assert page.startswith("<!DOCTYPE html>") and "do not say which problems" in page
 
 
+@pytest.mark.slow
 def test_a_run_of_no_steps_has_a_report_too(tmp_path):
     done_here(*SMALL, "--total-steps", "0", "--run-dir", str(tmp_path / "run"))
     assert content_of(tmp_path / "run" / "report.html")["transcripts"] == []

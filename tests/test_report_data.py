@@ -4,29 +4,23 @@ from itertools import pairwise
 
 import pytest
 
-from model.report.curriculum import phases
-from model.report.data import (
-    MOST_TRANSCRIPTS,
-    Grid,
-    Run,
-    curves,
-    groups,
-    learnability,
-    proposals,
-    read_runs,
-    rounded,
-    solve_rates,
-    solved,
-    transcripts,
-)
+from custom_types import TASKS
+from model.args import AZRArgs
+from model.report.curriculum import Grid, learnability, phases, proposals, solve_rates, solved
+from model.report.curves import curves, rounded
+from model.report.data import MOST_TRANSCRIPTS, common_args, groups, transcripts
+from model.report.panels import chance_level, reward_panels, uniform_prime
+from model.run.finished import FinishedRun, read_runs
 from prime_inversion import primes_between
 
 
-def made_up(name="one", args=(), metrics=(), problems=(), evaluations=(), rollouts=()) -> Run:
-    config = {
-        "args": {"seed": 0, "model": "tiny", "n_attempts": 4, "extreme_reward": 0.0, **dict(args)}
-    }
-    return Run(name, config, metrics, problems, evaluations, rollouts)
+def made_up(name="one", args=(), metrics=(), problems=(), evaluations=(), rollouts=()):
+    """A run of which there is no folder: what would be read of it is put there by hand."""
+    run = FinishedRun("nowhere", name)
+    run.args = AZRArgs(n_attempts=4).as_dict() | dict(args)
+    run.metrics, run.problems = metrics, problems
+    run.evaluations, run.rollouts = evaluations, rollouts
+    return run
 
 
 def test_runs_that_differ_in_the_seed_alone_are_one_group():
@@ -39,7 +33,8 @@ def test_curves_are_means_with_the_range_of_the_runs():
     one = [{"step": 0, "a": 1.0}, {"step": 1, "a": None}, {"step": 2, "a": 3.0}]
     other = [{"step": 0, "a": 2.0}, {"step": 1, "a": 4.0}]
     assert curves("g", [one], ["a", "b"]) == [
-        {"group": "g", "step": 0, "a": 1.0}, {"group": "g", "step": 1}, {"group": "g", "step": 2, "a": 3.0}
+        {"group": "g", "step": 0, "a": 1.0}, {"group": "g", "step": 1, "a": None},
+        {"group": "g", "step": 2, "a": 3.0},
     ]  # fmt: skip
     assert curves("g", [one, other], ["a"])[0] == {
         "group": "g", "step": 0, "a": 1.5, "a low": 1.0, "a high": 2.0
@@ -81,6 +76,29 @@ def test_proposals_and_their_solve_rates_by_hand():
         row |= {"deduction": [], "induction": []}
     earned = [row.get("learnability/abduction") for row in learnability(run)]
     assert earned == [pytest.approx((3 * 0.75 + 0) / 4), 0.25]
+
+
+def test_a_map_shows_what_is_given_and_not_the_answer():
+    """Proposals with x = 2, y = 4: abduction gives y and asks x, the others give x."""
+    run = made_up(problems=[{"step": 1} | {str(task): [[2, 4, 7, 1, 0.5]] for task in TASKS}])
+    for task, given in zip(TASKS, (4, 2, 2), strict=True):
+        (cell,) = proposals([run], str(task), Grid((5, 7)))
+        assert (cell["x"], cell["p"]) == (given, "7")
+
+
+def test_the_levels_by_hand():
+    """Of primes 5 and 7: 4 problems of p = 5 and 6 of p = 7, less x = y = 1 of each in induction. A guess
+    is right for 1/4 of the residues modulo 5 and 1/6 of those modulo 7, so in 2 of 10 problems. One prime
+    in two is right, and both for x = y = 6, as 36 is 1 modulo 5 and 7. A level that not all runs share is
+    not drawn."""
+    guessing = (0.2 + 0.2 + (7 * 0.5 + 1) / 8) / 3
+    assert chance_level(5, 7) == pytest.approx(guessing)
+    assert uniform_prime(5, 7) == pytest.approx((4 * 5 + 6 * 7) / 10)
+    runs = [made_up(args=dict(n_attempts=n, min_prime=5, max_prime=7)) for n in (4, 8)]
+    alone, both = (reward_panels(common_args(own)) for own in (runs[:1], runs))
+    assert alone["proposer_induction"].levels["most that a proposal can earn"] == 0.75
+    assert list(both["proposer_induction"].levels) == ["always or never solved"]
+    assert both["accuracy"].levels["guessing"] == pytest.approx(guessing)
 
 
 def test_what_is_solved_and_since_when():

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -33,18 +34,20 @@ from transformers.utils import logging as transformers_logging
 from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, TINY_MODEL
 from custom_types import Policy, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
-from model.engine.probe import require_trainable
+from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
 from model.flags import ArgumentError, Flags, flag, parse
 from model.policy.language import language
-from model.policy.load import PolicyError, build_tiny, load_policy, load_pretrained, require_words
+from model.policy.load import PolicyError, load_policy, load_pretrained, require_words
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.presets import is_small, preset
 from model.report.pictures import save_bars
-from model.run.checkpoints import CheckpointError, load_values
-from model.run.directory import RunDirectoryError, latest_checkpoint, read_config
-from model.run.outputs import is_run, output_folder
+from model.run.checkpoints import CheckpointError
+from model.run.finished import FinishedRun, is_run
+from model.run.outputs import output_folder
+from model.run.rows import RunDirectoryError
 from prime_inversion import primes_between
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
@@ -94,17 +97,20 @@ class BaselineArgs(Flags):
 def run_args(model: str) -> AZRArgs:
     """The arguments of a finished run. Raises ArgumentError."""
     try:
-        return AZRArgs(**read_config(model)["args"])
-    except (RunDirectoryError, ValueError, TypeError, KeyError) as error:
+        return FinishedRun(model).azr_args
+    except RunDirectoryError as error:
         raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
 
 
-def run_checkpoint(model: str) -> Path:
-    """The newest checkpoint of a run. Raises ArgumentError."""
+def trained_on(model: str) -> set[Problem]:
+    """The problems that a finished run has trained on answers to. Raises ArgumentError, or
+    CheckpointError."""
     try:
-        return latest_checkpoint(model)
+        return FinishedRun(model).trained_on
     except RunDirectoryError as error:
-        raise ArgumentError(f"--model {model}: must have a checkpoint ({error})") from error
+        raise ArgumentError(
+            f"--model {model}: must have a checkpoint of this version ({error})"
+        ) from error
 
 
 def problem_args(given: BaselineArgs) -> AZRArgs:
@@ -148,7 +154,7 @@ def policy_scores(
     policy.model.to("cuda" if cuda else "cpu")
     renderer = PromptRenderer.for_policy(policy, args)
     if policy.name != TINY_MODEL:
-        require_trainable(policy, renderer, args, roles=(Role.SOLVER,))
+        policy, _ = fitted(policy, renderer, args, roles=(Role.SOLVER,))
     evaluator = Evaluator(policy, renderer, args)
     with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
         return right(evaluator.verdicts(asked, temperature=temperature))
@@ -174,30 +180,21 @@ def baseline_scores(
 
 
 def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperature: float) -> Scores:
-    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError or ArgumentError."""
-    span = dict(min_prime=args.min_prime, max_prime=args.max_prime)
-    own = dict(**span, eval_problems=args.eval_problems, seed=args.seed)
+    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError, ArgumentError
+    or RunDirectoryError."""
+    asking: dict[str, Any] = dict(
+        min_prime=args.min_prime, max_prime=args.max_prime,
+        eval_problems=args.eval_problems, seed=args.seed,
+    )  # fmt: skip
     if is_run(model):
-        policy = load_pretrained(str(run_checkpoint(model)))
-        policy, its_args = replace(policy, name=model), replace(run_args(model), **own)
+        policy = load_pretrained(str(FinishedRun(model).newest_checkpoint))
+        policy, its_args = replace(policy, name=model), replace(run_args(model), **asking)
         require_words(policy, args.max_prime)
     else:
-        own["rollout_rows"] = MODEL_ROWS
-        its_args = AZRArgs(**preset(language(model)) | own, model=model)
+        asking["rollout_rows"] = MODEL_ROWS
+        its_args = AZRArgs(**preset(language(model)) | asking, model=model)
         policy = load_policy(its_args)
     return policy_scores(policy, its_args, asked, temperature)
-
-
-def trained_on(model: str) -> set[Problem]:
-    """The problems of which a finished run has trained on answers. Raises ArgumentError."""
-    values = load_values(run_checkpoint(model))
-    try:
-        rows = values["problems"]["problems"]
-        return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"--model {model}: must be a run of this version; it counts no answers"
-        ) from error
 
 
 def main(argv: Sequence[str]) -> int:
@@ -214,9 +211,9 @@ def main(argv: Sequence[str]) -> int:
         how = args, asked, given.sampling_temperature
         scores = {model: model_scores(model, *how) for model in given.model}
         rows = []
-        for name, own in (baseline_scores(*how) | scores).items():
-            rows += score_rows(name, own, given.samples, args, seen.get(name))
-    except (ArgumentError, PolicyError, CheckpointError) as error:
+        for name, found in (baseline_scores(*how) | scores).items():
+            rows += score_rows(name, found, given.samples, args, seen.get(name))
+    except (ArgumentError, PolicyError, CheckpointError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2
     drawn = (

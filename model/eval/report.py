@@ -18,9 +18,10 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 from model.flags import ArgumentError, Flags, flag, parse, positional
-from model.report.report import save_report
-from model.run.directory import COMPARISON, REPORT, RunDirectoryError
+from model.report.sections import save_report
+from model.run.layout import COMPARISON, REPORT
 from model.run.outputs import PAGE, output_file, require_own
+from model.run.rows import RunDirectoryError
 
 
 @dataclass(frozen=True)

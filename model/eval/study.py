@@ -38,8 +38,9 @@ from model.eval.study_results import (
 )
 from model.flags import ArgumentError, Flags, flag, flag_name, parse
 from model.policy.language import language
-from model.run.directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
+from model.run.finished import FinishedRun
 from model.run.outputs import output_folder
+from model.run.rows import RunDirectoryError
 
 
 class Grid(NamedTuple):
@@ -164,9 +165,10 @@ def arguments(flags: Sequence[str], seed: int, further: Sequence[str], folder: P
 
 def is_finished(run_dir: Path, wanted: AZRArgs) -> bool:
     """Whether a run wrote its last step and its checkpoint."""
+    run = FinishedRun(run_dir)
     try:
-        last = read_metrics(run_dir)[-1]["step"]
-        return last == wanted.total_steps and latest_checkpoint(run_dir).is_dir()
+        last = run.metrics[-1]["step"]
+        return last == wanted.total_steps and run.newest_checkpoint.is_dir()
     except (RunDirectoryError, IndexError, ValueError):
         return False
 
@@ -177,7 +179,7 @@ def conflict(run_dir: Path, argv: Sequence[str]) -> str | None:
         return None
     ignored = {"run_dir", "quiet", "prompt_date"}
     try:
-        found = read_config(run_dir)["args"]
+        found = FinishedRun(run_dir).config["args"]
     except (RunDirectoryError, ValueError, KeyError):
         return f"--output: {run_dir} must be empty or a run of this study, and is neither"
     for name, value in parse_args(argv, language_of=language).as_dict().items():
@@ -222,7 +224,7 @@ def run_all(
             errors = [error for job in jobs if (error := job.result())]
         if errors:
             raise StudyError("\n".join(errors))
-    return [StudyRun.read(name, run_dir) for (name, _), (run_dir, _) in runs.items()]
+    return [StudyRun.of(name, FinishedRun(run_dir)) for (name, _), (run_dir, _) in runs.items()]
 
 
 class StudyError(Exception):

@@ -1,132 +1,243 @@
-"""The report's charts, as Vega-Lite specifications: https://vega.github.io/vega-lite/docs/.
+"""Every chart of the project, as Vega-Lite specifications: https://vega.github.io/vega-lite/docs/.
 
-Each names its data, which the page holds once. Colours of text and lines are the page's.
+A panel and the rows it is drawn from go in, a chart comes out. A chart names its data and has no width:
+whoever shows it, a page or a picture, gives it both. Example: `curve_chart(Panel("Loss", {"mean":
+"loss"}, "loss"), "curves", rows)` draws the key `loss` of `rows` against their key `step`, and a page
+then holds those rows once, under the name `curves`, for all of its charts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
 
-from model.report.curriculum import SHARES
-from model.report.data import Grid
-from model.report.pictures import MARKED_POINTS
+from model.report.curriculum import Grid
 
-PALETTE = ("#3b8ed0", "#d55e00", "#00a078", "#b678b0", "#9a8a00", "#7f7f7f")  # light and dark
-RIGHT, WRONG = "#00a078", "#d55e00"
+# Colour-blind readers tell them apart, on white and on dark. Okabe and Ito's first, then those of a grid
+# of colours that are farthest from each other as Machado's model of colour blindness shows them.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#7a2ff0", "#dd99cc", "#aabb66", "#994433")
+RIGHT, WRONG = PALETTE[2], PALETTE[1]
+GREY = "#808080"
+SOLID, DASHED, DOTTED = [1, 0], [6, 3], [2, 3]
+STROKES = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
+DASHES = (SOLID, DASHED, DOTTED, [8, 2, 2, 2])
+SHARES = (1e-4, 0.3)  # of a phase's proposals, from the dark end of the scale to the bright one
+ONCE: dict[str, list[dict]] = {"values": [{}]}  # data of a mark that is drawn once
 HEIGHT = 190
+MARKED_POINTS = 60  # a line through fewer points shows them
 SMALL_NUMBERS = (
     "datum.value != 0 && abs(datum.value) < 0.001 ? format(datum.value, '.1e') : datum.label"
 )
+TITLE = {"anchor": "start", "fontWeight": 600, "fontSize": 13}
+CONFIG = {
+    "view": {"stroke": None},
+    "axis": {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "labelFlush": False,
+        "gridColor": "#e4e4e4",
+    },
+    "legend": {
+        "labelFontSize": 11,
+        "titleFontSize": 11,
+        "titleFontWeight": "normal",
+        "layout": {"bottom": {"anchor": "start", "direction": "vertical"}},
+    },
+    "title": TITLE,
+}
 
 
-def _axis(title: str | None, **more) -> dict:
-    return {"title": title, "labelOverlap": "greedy", "labelExpr": SMALL_NUMBERS, **more}
+@dataclass(frozen=True)
+class Panel:
+    """What a chart of curves shows.
+
+    series: label -> key of the rows. unit: what y is. span: the range of y, which grows where a value
+    leaves it; as far as the values go where it is None. levels: label -> value of a horizontal line.
+    dashed: labels of lines that may hide another one. x: the key of x, x_title what it is. scale: of
+    both axes, as Vega-Lite names it.
+    """
+
+    title: str
+    series: Mapping[str, str]
+    unit: str
+    span: tuple[float, float] | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
+    dashed: Collection[str] = ()
+    x: str = "step"
+    x_title: str = "self-play step"
+    scale: str = "linear"
 
 
-def _legend(labels: Sequence[str]) -> dict | None:
-    """Below the chart, where there is something to tell apart."""
-    longest = max(map(len, labels), default=0)
-    columns = 1 if longest > 28 else 2 if longest > 12 else 4
-    own = dict(orient="bottom", title=None, columns=columns, labelLimit=260, symbolOpacity=1)
-    return own if len(labels) > 1 else None
+def known_series(panel: Panel, rows: Sequence[Mapping]) -> dict[str, str]:
+    """The series of a panel of which `rows` have a value."""
+    known = {key for row in rows for key, value in row.items() if value is not None}
+    return {label: key for label, key in panel.series.items() if key in known}
 
 
-def curve_chart(
-    title: str,
-    data: str,
-    series: Mapping[str, str],
-    *,
-    known: Mapping[str, int],
-    several_runs: bool,
-    groups: Sequence[str],
-    domain: tuple[float, float] | None = None,
-) -> dict:
-    """Lines against steps. series: label -> key, of the rows of `data`; a colour each, a dash for each
-    group, or its colour where there is one series, and a band from lowest to highest run. known: how
-    many rows have each key."""
-    scale = {"domain": list(domain)} if domain else {"zero": False, "nice": True}
-    x = {"field": "step", "type": "quantitative", "axis": _axis("self-play step", tickMinStep=1)}
-    paint = {
-        label: (key, PALETTE[index % len(PALETTE)])
-        for index, (label, key) in enumerate(series.items())
-        if key in known
+def curve_chart(panel: Panel, data: str, rows: Sequence[Mapping]) -> dict:
+    """Lines through the values of `rows`, which have `group` and the keys of the panel, of several runs
+    also `{key} low` and `{key} high`, between which is a band; a line breaks where a value is None.
+
+    Each series has a colour, and each group a dash, or the colours where there is one series.
+    """
+    series, groups = known_series(panel, rows), group_names(rows)
+    counts = Counter(key for row in rows for key, value in row.items() if value is not None)
+    few = max((counts[key] for key in series.values()), default=0) < MARKED_POINTS
+    band = {"type": "area", "opacity": min(0.18, 0.7 / max(1, len(series) * len(groups)))}
+    x = _x(panel, rows)
+    y = {
+        "type": "quantitative",
+        "scale": _y_scale(panel, rows),
+        "axis": _axis(panel.unit, grid=True),
     }
-    series = {label: key for label, (key, _) in paint.items()}
-    several_groups, one_series = len(groups) > 1, len(series) == 1
-    by_group = {"field": "group", "type": "nominal", "legend": _legend(groups)}
-    group_colours = {"scale": {"domain": list(groups), "range": list(PALETTE)}}
-    by_series = {
-        "type": "nominal",
-        "scale": {"domain": list(paint), "range": [colour for _, colour in paint.values()]},
-        "legend": _legend(list(series)),
-    }
-    dash = {"strokeDash": by_group} if several_groups and not one_series else {}
-    points = {"size": 16} if max(known[key] for key in series.values()) < MARKED_POINTS else False
-    layers = []
+    lines = []
     for label, key in series.items():
-        if not known[key]:  # an axis over nothing has no end
-            continue
-        rows = [{"filter": f"isValid(datum['{key}'])"}]
-        colour = {"datum": label, **by_series}
-        if several_groups and one_series:
-            colour = by_group | group_colours
-        y = {"type": "quantitative", "scale": scale, "axis": _axis(None)}
-        if several_runs and known[f"{key} low"]:
-            layers.append(
+        colour, dash = _look(label, list(series), groups, panel.dashed)
+        present = [{"filter": f"isDefined(datum['{key}'])"}]
+        if f"{key} low" in counts:
+            low, high = {"field": f"{key} low", **y}, {"field": f"{key} high"}
+            lines.append(
                 {
-                    "transform": rows,
-                    "mark": {"type": "area", "opacity": 0.18},
+                    "transform": present,
+                    "mark": band,
                     "encoding": {
                         "x": x,
-                        "y": {"field": f"{key} low", **y},
-                        "y2": {"field": f"{key} high"},
+                        "y": low,
+                        "y2": high,
                         "color": colour,
                         "detail": {"field": "group"},
                     },
                 }
             )
-        layers.append(
+        lines.append(
             {
-                "transform": rows,
-                "mark": {"type": "line", "strokeWidth": 1.8, "point": points},
-                "encoding": {"x": x, "y": {"field": key, **y}, "color": colour, **dash},
+                "transform": present,
+                "mark": {"type": "line", "strokeWidth": 1.8, "point": few and {"size": 16}},
+                "encoding": {"x": x, "y": {"field": key, **y}, "color": colour, "strokeDash": dash},
             }
         )
-    layers.append(_hover(x, series, several_groups))
-    return _chart(title, data, {"layer": layers})
+    rules = [_level(value, y) for value in panel.levels.values()]
+    texts = [_level_text(label, value, y) for label, value in panel.levels.items()]
+    return _chart(panel.title, data, {"layer": [*rules, *lines, *texts]})
 
 
-def _hover(x: Mapping, series: Mapping[str, str], several_groups: bool) -> dict:
-    """A line at the step that is pointed at, which says its values."""
-    shown = [{"field": "step", "type": "quantitative", "title": "step"}]
-    shown += [{"field": "group", "type": "nominal", "title": "runs"}] if several_groups else []
+def _level(value: float, y: Mapping) -> dict:
+    """A horizontal line."""
+    return {
+        "data": ONCE,
+        "mark": {"type": "rule", "strokeDash": DOTTED, "color": GREY},
+        "encoding": {"y": {"datum": value, **y}},
+    }
+
+
+def _level_text(label: str, value: float, y: Mapping) -> dict:
+    """What a horizontal line is, at its right end: above the chart where it is its upper end, and below
+    the line elsewhere."""
+    at_the_top = value == y["scale"].get("domain", [None])[-1]
+    place = {"baseline": "bottom", "dy": -2} if at_the_top else {"baseline": "top", "dy": 4}
+    return {
+        "data": ONCE,
+        "mark": {"type": "text", "text": label, "align": "right", "color": "#222222", **place},
+        "encoding": {"x": {"value": "width"}, "y": {"datum": value, **y}},
+    }
+
+
+def group_names(rows: Sequence[Mapping]) -> list[str]:
+    """The groups of `rows`, in their order."""
+    return list(dict.fromkeys(row["group"] for row in rows))
+
+
+def _look(
+    label: str, labels: Sequence[str], groups: Sequence[str], dashed: Collection[str]
+) -> tuple[dict, dict]:
+    """Colour and dash of the series `label`, one of `labels`, of each of `groups`."""
+    by_label = {"datum": label, "type": "nominal"}
+    by_group = {"field": "group", "type": "nominal"}
+    if len(groups) == 1:
+        dashes = [DASHED if name in dashed else SOLID for name in labels]
+        return by_label | _strokes(labels, PALETTE), by_label | _strokes(labels, dashes)
+    if len(labels) == 1:  # more groups than colours are told apart by dashes too
+        dashes = [DASHES[number // len(PALETTE) % len(DASHES)] for number in range(len(groups))]
+        return by_group | _strokes(groups, PALETTE), by_group | _strokes(groups, dashes)
+    return by_label | _strokes(labels, PALETTE), by_group | _strokes(groups, DASHES)
+
+
+def _x(panel: Panel, rows: Sequence[Mapping]) -> dict:
+    ticks: dict[str, object] = {"tickCount": 8, "tickMinStep": 1}
+    if panel.scale == "log":
+        ticks = {"values": sorted({row[panel.x] for row in rows})}
+    return {
+        "field": panel.x,
+        "type": "quantitative",
+        "scale": {"type": panel.scale, "nice": panel.scale == "linear", "padding": 0},
+        "axis": _axis(panel.x_title, **ticks),
+    }
+
+
+def _y_scale(panel: Panel, rows: Sequence[Mapping]) -> dict:
+    if panel.span is None:
+        return {"type": panel.scale, "zero": False, "nice": True}
+    keys = [f"{key}{end}" for key in panel.series.values() for end in ("", " low", " high")]
+    values = [row[key] for row in rows for key in keys if row.get(key) is not None]
+    values += [*panel.span, *panel.levels.values()]
+    return {"type": panel.scale, "domain": [min(values), max(values)]}
+
+
+def pointer(panel: Panel, rows: Sequence[Mapping]) -> dict:
+    """A layer of a chart of curves: a line at the step that is pointed at, which says its values."""
+    series = known_series(panel, rows)
+    shown = [{"field": panel.x, "type": "quantitative"}]
+    if len(group_names(rows)) > 1:
+        shown.append({"field": "group", "type": "nominal", "title": "runs"})
     shown += [
         {"field": key, "type": "quantitative", "title": label, "format": ".4~g"}
         for label, key in series.items()
     ]
     any_of = " || ".join(f"isValid(datum['{key}'])" for key in series.values())
+    select = {
+        "type": "point",
+        "nearest": True,
+        "on": "pointerover",
+        "clear": "pointerout",
+        "fields": [panel.x],
+    }
+    visible = {"param": "pointed", "empty": False, "value": 0.7}
     return {
         "transform": [{"filter": any_of}],
-        "params": [
-            {
-                "name": "pointed",
-                "select": {
-                    "type": "point",
-                    "nearest": True,
-                    "on": "pointerover",
-                    "clear": "pointerout",
-                    "fields": ["step"],
-                },
-            }
-        ],
-        "mark": {"type": "rule", "color": "#888888"},
+        "params": [{"name": "pointed", "select": select}],
+        "mark": {"type": "rule", "color": GREY},
         "encoding": {
-            "x": x,
-            "opacity": {
-                "condition": {"param": "pointed", "empty": False, "value": 0.7},
-                "value": 0,
-            },
+            "x": _x(panel, rows),
+            "opacity": {"condition": visible, "value": 0},
             "tooltip": shown,
         },
     }
+
+
+def bar_chart(title: str, data: str, rows: Sequence[Mapping]) -> dict:
+    """Accuracy with its interval by band, a bar for each policy. rows: with policy, band, n, accuracy,
+    low and high."""
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    x = {
+        "field": "at",
+        "type": "nominal",
+        "sort": None,
+        "axis": _axis("primes", labelAngle=0, labelExpr="split(datum.label, ', ')"),
+    }
+    beside = {"field": "policy", "type": "nominal", "sort": policies}
+    y = {"type": "quantitative", "scale": {"domain": [0, 1]}, "axis": _axis("accuracy")}
+    bars = {"y": {"field": "accuracy", **y}, "color": beside | _named(policies, PALETTE)}
+    ends = {"y": {"field": "low", **y}, "y2": {"field": "high"}}
+    body = {
+        "transform": [{"calculate": "datum.band + ', n = ' + datum.n", "as": "at"}],
+        "encoding": {"x": x, "xOffset": beside},
+        "layer": [
+            {"mark": "bar", "encoding": bars},
+            {"mark": {"type": "rule", "color": "#333333"}, "encoding": ends},
+        ],
+    }
+    return _chart(title, data, body)
 
 
 def solve_rate_chart(title: str, data: str) -> dict:
@@ -137,13 +248,13 @@ def solve_rate_chart(title: str, data: str) -> dict:
         "scale": {"domain": [0, 1]},
         "axis": _axis("solve rate of a proposal"),
     }
-    y = {"type": "quantitative", "axis": _axis(None), "scale": {"domain": [0, 1]}}
+    y = {"type": "quantitative", "axis": _axis("share, reward"), "scale": {"domain": [0, 1]}}
     phases = {
         "field": "phase",
         "type": "ordinal",
         "sort": None,
         "scale": {"scheme": "viridis"},
-        "legend": {**_legend(["steps 101 to 200", "and others"]), "symbolType": "circle"},
+        "legend": _legend(["steps 101 to 200"]) | {"symbolType": "circle"},
     }
     shown = [
         {"field": "phase", "type": "nominal"},
@@ -152,7 +263,7 @@ def solve_rate_chart(title: str, data: str) -> dict:
         {"field": "learnability", "type": "quantitative", "format": ".3~g"},
     ]
     learnability = {
-        "mark": {"type": "line", "strokeDash": [2, 3], "color": "#888888"},
+        "mark": {"type": "line", "strokeDash": DOTTED, "color": GREY},
         "encoding": {"x": x, "y": {"field": "learnability", "aggregate": "max", **y}},
     }
     shares = {
@@ -162,8 +273,14 @@ def solve_rate_chart(title: str, data: str) -> dict:
     return _chart(title, data, {"layer": [learnability, shares]})
 
 
-def proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
-    """How often each cell (given number, p) was proposed in a phase."""
+def proposal_maps(task: str, data: str, rows: Sequence[Mapping], grid: Grid) -> list[dict]:
+    """Of each phase in `rows`, how often each cell (given number, p) was proposed. task: as the titles
+    say it."""
+    phases = dict.fromkeys(row["phase"] for row in rows)
+    return [_proposal_map(f"{task}, {phase}", data, phase, grid) for phase in phases]
+
+
+def _proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
     colour = {
         "field": "share",
         "type": "quantitative",
@@ -173,7 +290,14 @@ def proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
             "clamp": True,
             "scheme": {"name": "viridis", "extent": [0.12, 1]},
         },
-        "legend": None,
+        "legend": {
+            "title": "share of the phase's valid proposals",
+            "orient": "bottom",
+            "direction": "horizontal",
+            "gradientLength": 180,
+            "values": [1e-4, 1e-3, 1e-2, 1e-1],
+            "labelExpr": "format(datum.value, '~%')",
+        },
     }
     shown = [
         {"field": "times", "type": "quantitative", "title": "proposed"},
@@ -237,14 +361,14 @@ def _map(
 
 
 def stack_chart(title: str, data: str, series: Mapping[str, str], group: str) -> dict:
-    """Seconds of a step, one part on another. series: label -> key, of the rows of `data` that are
+    """Seconds of a step, one kind on another. series: label -> key, of the rows of `data` that are
     `group`'s."""
     body = {
         "transform": [
             {"filter": {"field": "group", "equal": group}},
             {"filter": "datum.step > 0"},
             *({"calculate": f"datum['{key}'] || 0", "as": label} for label, key in series.items()),
-            {"fold": list(series), "as": ["part", "seconds"]},
+            {"fold": list(series), "as": ["kind", "seconds"]},
         ],
         "mark": {"type": "area", "interpolate": "step", "opacity": 0.85},
         "encoding": {
@@ -257,16 +381,11 @@ def stack_chart(title: str, data: str, series: Mapping[str, str], group: str) ->
                 "field": "seconds",
                 "type": "quantitative",
                 "stack": "zero",
-                "axis": _axis(None),
+                "axis": _axis("seconds"),
             },
-            "color": {
-                "field": "part",
-                "type": "nominal",
-                "scale": {"domain": list(series), "range": list(PALETTE[: len(series)])},
-                "legend": _legend(list(series)),
-            },
+            "color": {"field": "kind", "type": "nominal", **_named(list(series), PALETTE)},
             "tooltip": [
-                {"field": "part", "type": "nominal"},
+                {"field": "kind", "type": "nominal"},
                 {"field": "seconds", "type": "quantitative", "format": ".3~g"},
             ],
         },
@@ -274,25 +393,30 @@ def stack_chart(title: str, data: str, series: Mapping[str, str], group: str) ->
     return _chart(title, data, body)
 
 
-def _chart(title: str, data: str, body: Mapping, height: int = HEIGHT) -> dict:
+def _axis(title: str, **more) -> dict:
+    return {"title": title, "labelOverlap": "greedy", "labelExpr": SMALL_NUMBERS, **more}
+
+
+def _named(names: Sequence[str], looks: Sequence) -> dict:
+    """Scale and legend of `names`, which look as `looks` do in turn; the legend is below the chart, where
+    there are several."""
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
-        "title": {
-            "text": title,
-            "anchor": "start",
-            "fontWeight": 600,
-            "fontSize": 13,
-            "limit": 330,
-        },
-        "data": {"name": data},
-        "width": "container",
-        "height": height,
-        "autosize": {"type": "fit-x", "contains": "padding"},
-        "background": None,
-        "config": {
-            "view": {"stroke": None},
-            "axis": {"labelFontSize": 11, "titleFontSize": 11, "titleFontWeight": "normal"},
-            "legend": {"labelFontSize": 11},
-        },
-        **body,
+        "scale": {"domain": list(names), "range": list(islice(cycle(looks), len(names)))},
+        "legend": _legend(names) if len(names) > 1 else None,
     }
+
+
+def _strokes(names: Sequence[str], looks: Sequence) -> dict:
+    """The same of lines."""
+    named = _named(names, looks)
+    return {**named, "legend": named["legend"] and named["legend"] | STROKES}
+
+
+def _legend(names: Sequence[str]) -> dict:
+    longest = max(map(len, names))
+    columns = 1 if longest > 20 else 2 if longest > 12 else 4
+    return {"orient": "bottom", "title": None, "columns": columns, "labelLimit": 260}
+
+
+def _chart(title: str, data: str, body: Mapping, height: int = HEIGHT) -> dict:
+    return {"title": {"text": title}, "data": {"name": data}, "height": height, **body}

@@ -1,27 +1,22 @@
-"""What a run's proposer proposed, when, and how hard it was: one figure from the run's logs.
+"""What was proposed and what is solved, problem by problem: logs of runs go in, rows for charts come out.
 
-Above, over steps, the mean prime of the valid proposals and how often the solver solves them, beside
-how often it solves problems drawn uniformly. Below, for each task and phase of the run, how often
-each problem was proposed, by p and the number that is given with it: y in abduction, whose answer is x,
-and x elsewhere. A white cell is a problem that was not proposed.
+A problem stands in a map by its p and the number that is given with it: y in abduction, whose answer is
+x, and x elsewhere. A run has phases, so that a map of each shows how the proposals move.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from statistics import fmean
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import numpy as np
-from matplotlib.colors import LogNorm
-
+from compute.reward import compute_r_propose
 from custom_types import TASKS, TaskType
-from prime_inversion import primes_between
+from model.report.curves import rounded
+from model.run.finished import FinishedRun
+from utils.tables import span_name
 
-COLOURS = ("#0072b2", "#d55e00", "#009e73")  # Okabe-Ito: told apart by colour-blind readers
 PHASE_ENDS = (0.1, 0.25, 0.5, 1.0)  # of the run
-SHARES = (1e-4, 0.3)  # of a phase's proposals, from the dark end of the scale to the bright one
-SMOOTHED = 5  # steps
+MOST_ROWS, MOST_COLUMNS = 32, 64  # of a map
 
 
 def phases(steps: int) -> list[tuple[int, int]]:
@@ -35,69 +30,115 @@ def given_number(task: str, x: int, y: int) -> int:
     return y if task == TaskType.ABDUCTION else x
 
 
-def proposal_counts(
-    steps: Sequence[Mapping], task: str, primes: Sequence[int], first: int, last: int
-) -> np.ndarray:
-    """How often each problem was proposed in steps first..last: (primes, largest p) with entry
-    [i, n] for the problem with p = primes[i] and the given number n."""
-    counts = np.zeros((len(primes), max(primes)))
-    for row in steps:
-        if first <= row["step"] <= last:
-            for x, y, p, proposed, _ in row[task]:
-                counts[primes.index(p), given_number(task, x, y)] += proposed
-    return counts
+class Grid:
+    """Cells of a map over (given number x, p): single problems, or where there are many, blocks of them."""
+
+    def __init__(self, primes: Sequence[int]):
+        size = math.ceil(len(primes) / MOST_ROWS)
+        blocks = [primes[start : start + size] for start in range(0, len(primes), size)]
+        self.labels = [span_name(own) for own in blocks]
+        self.row = {p: text for text, own in zip(self.labels, blocks, strict=True) for p in own}
+        self.width = math.ceil(max(primes) / MOST_COLUMNS)
+        self.last = max(primes)
+
+    def cell(self, x: int, p: int) -> tuple[int, str]:
+        """Its least x, and its label on the axis of p."""
+        return (x - 1) // self.width * self.width + 1, self.row[p]
+
+    def place(self, cell: tuple[int, str]) -> dict:
+        """A cell as a row of data: `x`, `from` and `to` on the axis of x, and `p`."""
+        x, label = cell
+        return {"x": x, "from": x - 0.5, "to": x - 0.5 + self.width, "p": label}
 
 
-def curriculum_figure(rows: Sequence[Mapping], steps: Sequence[Mapping], args: Mapping):
-    """The figure of one run. rows: of metrics.jsonl; steps: of problems.jsonl; args: its config."""
-    primes = primes_between(args["min_prime"], args["max_prime"])
-    figure = plt.figure(figsize=(10, 10), dpi=110, layout="constrained", facecolor="white")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1, 1.9))
-    _draw_curves(upper.subplots(1, 2), [row for row in rows if row["step"]], primes)
-
-    spans = phases(max(row["step"] for row in steps))
-    grid = lower.subplots(len(TASKS), len(spans), sharex=True, sharey=True, squeeze=False)
-    tables = [[proposal_counts(steps, task, primes, *span) for span in spans] for task in TASKS]
-    shares = [[table / max(table.sum(), 1) for table in own] for own in tables]
-    norm = LogNorm(*SHARES)
-    for task, own, line in zip(TASKS, shares, grid, strict=True):
-        for (first, last), share, axes in zip(spans, own, line, strict=True):
-            image = axes.imshow(
-                np.ma.masked_equal(share, 0),
-                origin="lower",
-                aspect="auto",
-                norm=norm,
-                cmap="viridis",
-            )
-            axes.set_yticks(range(len(primes)), primes, fontsize=8)
-            axes.set_title(f"{task}, steps {first} to {last}", fontsize=9)
-    for axes in grid[-1]:
-        axes.set_xlabel("given: x, or y in abduction")
-    for axes in grid[:, 0]:
-        axes.set_ylabel("p")
-    lower.colorbar(image, ax=grid, label="share of the phase's valid proposals", shrink=0.8)
-    return figure
+def _by_phase(runs: Sequence[FinishedRun], task: str) -> Iterator[tuple[str, list[Sequence]]]:
+    """The name of each phase, and what was proposed in it, as problems.jsonl has it."""
+    last_steps = [row["step"] for run in runs for row in run.problems[-1:]]
+    for first, last in phases(max(last_steps, default=0)):
+        steps = [row for run in runs for row in run.problems if first <= row["step"] <= last]
+        yield f"steps {first} to {last}", [item for row in steps for item in row[task]]
 
 
-def _draw_curves(pair, rows: Sequence[Mapping], primes: Sequence[int]) -> None:
-    prime_axes, rate_axes = pair
-    steps = [row["step"] for row in rows]
-    for task, colour in zip(TASKS, COLOURS, strict=True):
-        for axes, key in ((prime_axes, "proposed_prime_mean"), (rate_axes, "solve_rate")):
-            values = [row[f"{key}/{task}"] for row in rows]
-            known = np.array([np.nan if value is None else value for value in values])
-            axes.plot(steps, known, color=colour, linewidth=0.5, alpha=0.5)
-            axes.plot(steps, _smoothed(known), color=colour, linewidth=1.8, label=str(task))
-    uniform = sum(p * (p - 1) for p in primes) / sum(p - 1 for p in primes)
-    prime_axes.axhline(uniform, color="#777777", linestyle=":", label="uniform drawing")
-    prime_axes.set(title="mean p of the valid proposals", xlabel="self-play step")
-    rate_axes.set(title="solve rate of the proposals", xlabel="self-play step", ylim=(-0.02, 1.02))
-    for axes in pair:
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+def proposals(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
+    """A row for each phase and cell (given number, p) proposed in it: how often, its share of the phase's valid
+    proposals, and its mean solve rate."""
+    rows = []
+    for phase, proposed in _by_phase(runs, task):
+        counts: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for x, y, p, times, rate in proposed:
+            counts[grid.cell(given_number(task, x, y), p)] += [rate] * times
+        total = sum(map(len, counts.values()))
+        rows += [
+            {
+                "phase": phase,
+                **grid.place(cell),
+                "times": len(rates),
+                "share": rounded(len(rates) / total),
+                "solve rate": rounded(fmean(rates)),
+            }
+            for cell, rates in counts.items()
+            if rates
+        ]
+    return rows
 
 
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """The mean of the last few known values at each step."""
-    windows = [values[max(0, end - SMOOTHED) : end] for end in range(1, len(values) + 1)]
-    return np.array([np.nan if np.isnan(w).all() else np.nanmean(w) for w in windows])
+def solve_rates(runs: Sequence[FinishedRun], task: str) -> list[dict]:
+    """A row for each phase and solve rate that attempts can have: its share of the valid proposals, and
+    its learnability."""
+    args, rows = runs[0].args, []
+    n, extreme = args["n_attempts"], args["extreme_reward"]
+    for phase, proposed in _by_phase(runs, task):
+        counts = [0] * (n + 1)
+        for *_, times, rate in proposed:
+            counts[round(rate * n)] += times
+        total = sum(counts)
+        rows += [
+            {
+                "phase": phase,
+                "solve rate": rounded(level / n),
+                "share": rounded(count / total),
+                "learnability": compute_r_propose(level / n, extreme_reward=extreme),
+            }
+            for level, count in enumerate(counts)
+            if total
+        ]
+    return rows
+
+
+def learnability(run: FinishedRun) -> list[dict]:
+    """A row a step: of each task the mean learnability of the valid proposals."""
+    extreme, rows = run.args["extreme_reward"], []
+    for row in run.problems:
+        values = {"step": row["step"]}
+        for task in map(str, TASKS):
+            rates = [rate for *_, times, rate in row[task] for _ in range(times)]
+            if rates:
+                each = (compute_r_propose(rate, extreme_reward=extreme) for rate in rates)
+                values[f"learnability/{task}"] = fmean(each)
+        rows.append(values)
+    return rows
+
+
+def solved(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
+    """A row for each cell (given number, p) of the last evaluations: the share of its problems, and of the runs,
+    that was answered, how many those are, and of a single one since which evaluation in a row."""
+    right: dict[tuple[int, str], list[int]] = defaultdict(list)
+    since: dict[tuple[int, str], int | str] = {}
+    for run in runs:
+        for row in run.evaluations:
+            for x, y, p, correct in row[task]:
+                cell = grid.cell(given_number(task, x, y), p)
+                begun = row["step"] if since.get(cell, "never") == "never" else since[cell]
+                since[cell] = begun if correct else "never"
+        for row in run.evaluations[-1:]:
+            for x, y, p, correct in row[task]:
+                right[grid.cell(given_number(task, x, y), p)].append(correct)
+    return [
+        {
+            **grid.place(cell),
+            "solved": rounded(fmean(values)),
+            "problems": len(values),
+            **({"since step": since[cell]} if len(values) == 1 else {}),
+        }
+        for cell, values in right.items()
+    ]

@@ -1,28 +1,42 @@
-"""Curves of several runs, brought together by step.
+"""Curves of several runs, brought together by step: logs go in, rows for a chart come out.
 
 One run may have been evaluated more often than another, or be longer. What is said of all of them at a
-step, a mean or a range, is said where each has that step: a mean over now these runs and now those
+step, a mean or a range, is said where each has that step: a mean of some runs here and of others there
 jumps without any run having moved. Of runs with the values 1, 2, 3 at the steps 0, 10, 20 and 5, 7 at
 the steps 0, 20, those are 3 at step 0 and 5 at step 20.
 """
 
-from collections.abc import Sequence
-from functools import reduce
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 
-import numpy as np
-from numpy.typing import ArrayLike
+DIGITS = 5
 
 
-def on_common_steps(curves: Sequence[tuple[ArrayLike, ArrayLike]]) -> tuple[np.ndarray, np.ndarray]:
-    """The steps that all curves have, ascending, (steps,), and their values there, (curves, steps).
+def curves(group: str, logs: Sequence[Sequence[Mapping]], keys: Iterable[str]) -> list[dict]:
+    """A row for each step that all of `logs`, one a run, have, with `group` and `step`. It has each key
+    that all logs have there: the mean, and of several runs `{key} low` and `{key} high`, the range; or
+    None where one of them has nothing to measure, as a mean of the others would be of other runs."""
+    by_step = [{row["step"]: row for row in log} for log in logs]
+    common = set.intersection(*map(set, by_step))
+    keys, rows = list(keys), []
+    for step in sorted(common):
+        row = {"group": group, "step": step}
+        for key in keys:
+            values = [of_run[step].get(key) for of_run in by_step if key in of_run[step]]
+            if len(values) < len(logs):
+                continue
+            known = [value for value in values if value is not None]
+            row[key] = rounded(fmean(known)) if len(known) == len(logs) else None
+            if len(known) == len(logs) > 1:
+                row[f"{key} low"] = rounded(min(known))
+                row[f"{key} high"] = rounded(max(known))
+        rows.append(row)
+    return rows
 
-    curves: at least one; of each its steps, none twice, and as many values. NaN is a value, so that a
-    mean over runs of which one has nothing to measure is NaN too.
-    """
-    own = [(np.asarray(steps), np.asarray(values, dtype=float)) for steps, values in curves]
-    common = reduce(np.intersect1d, (steps for steps, _ in own), np.unique(own[0][0]))
-    aligned = []
-    for steps, values in own:
-        order = np.argsort(steps)
-        aligned.append(values[order][np.searchsorted(steps[order], common)])
-    return common, np.stack(aligned)
+
+def rounded(value: float) -> float:
+    """To 5 significant digits: a page shows no more."""
+    if value == 0 or not math.isfinite(value):
+        return value
+    return round(value, DIGITS - 1 - math.floor(math.log10(abs(value))))

@@ -1,54 +1,75 @@
 """A page of the report as it grows: sections of text, tables and charts, and the data that charts name."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from custom_types import TASKS
-from model.report.charts import curve_chart
-from model.report.data import Run, curves
+from model.report.charts import CONFIG, TITLE, Panel, curve_chart, known_series, pointer
+from model.report.curves import curves
+from model.run.finished import FinishedRun
+
+# What a chart needs to be as wide as its place on the page.
+FITTED = {
+    "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+    "width": "container",
+    "autosize": {"type": "fit-x", "contains": "padding"},
+    "background": None,
+    "config": {
+        **CONFIG,
+        "font": "system-ui, sans-serif",
+        "title": {**TITLE, "limit": 330},
+    },
+}
 
 
 class Page:
-    """Sections of text, tables and charts, and the data that the charts name."""
+    """Sections of text, tables and charts, and the data that the charts name. grouped: the runs, by the
+    names of their groups."""
 
-    def __init__(self, grouped: Mapping[str, Sequence[Run]]):
+    def __init__(self, grouped: Mapping[str, Sequence[FinishedRun]]):
         self.grouped = grouped
-        self.several = dict(
-            several_runs=any(len(own) > 1 for own in grouped.values()),
-            groups=list(grouped),
-        )
-        self.parts: list[str] = []
+        self.several_runs = any(len(runs) > 1 for runs in grouped.values())
+        self.html: list[str] = []
         self.charts: list[dict] = []
         self.data: dict[str, list[dict]] = {}
 
     def section(self, title: str, *paragraphs: str) -> None:
         """A headline and what explains it."""
-        self.parts.append(f"<h2>{escape(title)}</h2>")
-        self.parts += [f"<p>{escape(text)}</p>" for text in paragraphs]
+        self.html.append(f"<h2>{escape(title)}</h2>")
+        for text in paragraphs:
+            self.paragraph(text)
+
+    def paragraph(self, text: str) -> None:
+        self.html.append(f"<p>{escape(text)}</p>")
 
     def table(self, rows: Sequence[Mapping[str, str]]) -> None:
         """A line for each of `rows`, under their common keys."""
         lines = [_cells("th", rows[0]), *(_cells("td", row.values()) for row in rows)]
-        self.parts.append(f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>')
+        self.html.append(f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>')
 
-    def row(self, charts: Sequence[Mapping], kind: str = "") -> None:
-        """Charts side by side, as many as there is room for."""
+    def details(self, summary: str, text: str) -> None:
+        """Text that is shown when its summary is clicked on."""
+        self.html.append(
+            f"<details><summary>{escape(summary)}</summary><pre>{escape(text)}</pre></details>"
+        )
+
+    def side_by_side(self, charts: Sequence[Mapping], kind: str = "") -> None:
+        """Charts in a line, or in several where there is no room."""
         places = []
         for chart in charts:
             places.append(f'<div class="chart" id="chart{len(self.charts)}"></div>')
             # What a screen reader calls it: Vega makes an aria-label of the description.
-            self.charts.append({"description": chart["title"]["text"], **chart})
-        self.parts.append(f'<div class="charts {kind}">{"".join(places)}</div>')
+            self.charts.append({**FITTED, "description": chart["title"]["text"], **chart})
+        self.html.append(f'<div class="charts {kind}">{"".join(places)}</div>')
 
     def add_curves(
-        self, data: str, rows: Callable[[Run], Sequence[Mapping]], keys: Iterable[str]
+        self, data: str, rows: Callable[[FinishedRun], Sequence[Mapping]], keys: Iterable[str]
     ) -> None:
         """Data of a row a step and group, from what `rows` gives of each run."""
         self.data[data] = [
             row
-            for name, own in self.grouped.items()
-            for row in curves(name, [rows(run) for run in own], list(keys))
+            for name, runs in self.grouped.items()
+            for row in curves(name, [rows(run) for run in runs], list(keys))
         ]
 
     def by_task(
@@ -60,18 +81,13 @@ class Page:
             self.data[data] = rows(task)
             yield task, data, self.data[data]
 
-    def curves(self, panels: Sequence[tuple], data: str = "curves") -> list[dict]:
-        """A chart for each panel of which `data` has anything; its range grows where a value leaves it."""
-        known = Counter(key for row in self.data[data] for key in row)
-        charts = []
-        for title, series, span in panels:
-            own = [key for key in series.values() if key in known]
-            ends = [f"{key}{end}" for key in own for end in ("", " low", " high")]
-            values = [row[key] for row in self.data[data] for key in ends if key in row]
-            if own:
-                domain = span and (min(span[0], *values), max(span[1], *values))
-                chart = curve_chart(title, data, series, domain=domain, known=known, **self.several)
-                charts.append(chart)
+    def curves(self, panels: Iterable[Panel], data: str = "curves") -> list[dict]:
+        """A chart for each panel of which `data` has anything, which says its values when pointed at."""
+        rows, charts = self.data[data], []
+        for panel in panels:
+            if known_series(panel, rows):
+                chart = curve_chart(panel, data, rows)
+                charts.append({**chart, "layer": [*chart["layer"], pointer(panel, rows)]})
         return charts
 
     def titled(self, title: str, group: str) -> str:
@@ -79,5 +95,5 @@ class Page:
         return f"{title}: {group}" if len(self.grouped) > 1 else title
 
 
-def _cells(kind: str, texts) -> str:
+def _cells(kind: str, texts: Iterable[str]) -> str:
     return "<tr>" + "".join(f"<{kind}>{escape(text)}</{kind}>" for text in texts) + "</tr>"

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from model.flags import ArgumentError
+from model.run.finished import is_run
 
 PICTURE = "absolute-zero-prime-inversion"  # the `Software` of a PNG file of ours
 PAGE = "<title>Self-play report: "
@@ -64,11 +65,6 @@ def _require_writable(folder: Path, given: str | Path) -> None:
         raise ArgumentError(
             f"--output {given}: must be a folder that can be written ({error.strerror})"
         ) from error
-
-
-def is_run(folder: str | Path) -> bool:
-    """Whether a folder is that of a run."""
-    return (Path(folder) / "metrics.jsonl").is_file()
 
 
 def _is_free(file: Path, mark: str | None) -> bool:

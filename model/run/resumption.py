@@ -1,4 +1,7 @@
-"""What `--resume` continues: the run, its checkpoint and its arguments."""
+"""What `--resume` means: arguments go in; the run, its checkpoint and the arguments it has come out.
+
+Nothing is written here.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -7,8 +10,10 @@ from pathlib import Path
 from model.args import CHANGEABLE, NEWEST, ArgumentError, AZRArgs, given_values
 from model.flags import flag_name, shown
 from model.policy.language import same_model
-from model.run.checkpoints import BEST, LATEST, Checkpoints, damage, load_values
-from model.run.directory import CONFIG, read_config, run_path
+from model.run.checkpoints import Checkpoints, damage, load_values
+from model.run.directory import run_path
+from model.run.finished import FinishedRun
+from model.run.layout import BEST, CHECKPOINTS, CONFIG, LATEST
 from model.run.logs import log_damage
 from model.run.rows import RunDirectoryError, arguments
 
@@ -17,8 +22,8 @@ from model.run.rows import RunDirectoryError, arguments
 class Resumption:
     """A run to continue.
 
-    checkpoint: to continue from; None where the run has none yet and starts again. step: the
-    checkpoint's, or 0. saved: the arguments it was started with; None where it did not get that far.
+    checkpoint: where to continue from; None where the run has none yet and starts from step 0. step:
+    the checkpoint's, or 0. saved: the arguments of the run; None where it did not get that far.
     skipped: a sentence on each newer checkpoint that is damaged, and on a damaged config.json.
     """
 
@@ -30,34 +35,18 @@ class Resumption:
 
 
 def find_resumption(args: AZRArgs) -> Resumption:
-    """The run and the checkpoint that `args.resume` means. Only reads. Raises RunDirectoryError, also
-    where the logs are not those that the checkpoint was written beside, and CheckpointError."""
-    flag = "--resume" if args.resume == NEWEST else f"--resume {args.resume}"
-    named = run_path(args) if args.run_dir or args.run_name else None
-    if args.resume == NEWEST and named is None:
-        raise RunDirectoryError(f"{flag}: needs --run-dir, --run-name or the path of a checkpoint")
-    chosen = named if args.resume == NEWEST else _pointed_at(Path(args.resume).resolve())
-    skipped: list[str] = []
-    if args.resume == NEWEST or (chosen / "checkpoints").is_dir():
-        run_dir = chosen
-        checkpoint, skipped = Checkpoints(run_dir / "checkpoints", keep=1).newest()
-        if checkpoint is None and skipped:
-            raise RunDirectoryError(f"{flag}: no checkpoint is complete: {'; '.join(skipped)}")
-    else:
-        run_dir, checkpoint, reason = chosen.parent.parent, chosen, damage(chosen)
-        if reason is None and chosen.parent.name != "checkpoints":
-            reason = "it is not in the checkpoints folder of its run"
-        if reason is not None:
-            raise RunDirectoryError(f"{flag}: must be a checkpoint or a run directory; {reason}")
-    if named is not None and named.resolve() != run_dir.resolve():
-        raise RunDirectoryError(f"{flag}: goes on in {run_dir}; --run-dir must be that or left out")
-    config, where = None, f"{run_dir}/{CONFIG}"
+    """The run and the checkpoint that `args.resume` means. Raises RunDirectoryError, also where the
+    logs are not those that the checkpoint was written beside, and CheckpointError."""
+    run_dir, checkpoint, skipped = _find_checkpoint(args)
+    config = None
     try:
-        config = read_config(run_dir)["args"] if (run_dir / CONFIG).exists() else None
+        if (run_dir / CONFIG).exists():
+            config = FinishedRun(run_dir).config["args"]
     except RunDirectoryError as error:
         if checkpoint is None:  # nothing else knows what run this is
             raise
         skipped.append(f"{error}; the arguments are the checkpoint's")
+    where = f"{run_dir}/{CONFIG}"
     if checkpoint is None:
         if config is not None:
             arguments(config, where)
@@ -68,6 +57,61 @@ def find_resumption(args: AZRArgs) -> Resumption:
     if reason is not None:
         raise RunDirectoryError(reason)
     return Resumption(run_dir, checkpoint, values["step"], saved, tuple(skipped))
+
+
+def _find_checkpoint(args: AZRArgs) -> tuple[Path, Path | None, list[str]]:
+    """The folder of the run, the checkpoint or None where it has none yet, and a sentence on each newer
+    checkpoint that is damaged. Raises RunDirectoryError."""
+    assert args.resume is not None
+    flag = "--resume" if args.resume == NEWEST else f"--resume {args.resume}"
+    named = run_path(args) if args.run_dir or args.run_name else None
+    if args.resume != NEWEST:
+        chosen = _pointed_at(Path(args.resume).resolve())
+    elif named is not None:
+        chosen = named
+    else:
+        raise RunDirectoryError(f"{flag}: needs --run-dir, --run-name or the path of a checkpoint")
+    skipped: list[str] = []
+    checkpoint: Path | None
+    if args.resume == NEWEST or (chosen / CHECKPOINTS).is_dir():
+        run_dir = chosen
+        checkpoint, skipped = Checkpoints(run_dir / CHECKPOINTS, keep=1).newest()
+        if checkpoint is None and skipped:
+            raise RunDirectoryError(f"{flag}: no checkpoint is complete: {'; '.join(skipped)}")
+    else:
+        run_dir, checkpoint, reason = chosen.parent.parent, chosen, damage(chosen)
+        if reason is None and chosen.parent.name != CHECKPOINTS:
+            reason = "it is not in the checkpoints folder of its run"
+        if reason is not None:
+            raise RunDirectoryError(f"{flag}: must be a checkpoint or a run directory; {reason}")
+    if named is not None and named.resolve() != run_dir.resolve():
+        raise RunDirectoryError(
+            f"{flag}: continues the run in {run_dir}; --run-dir must be that or left out"
+        )
+    return run_dir, checkpoint, skipped
+
+
+def _pointed_at(path: Path) -> Path:
+    """The checkpoint that the file `latest` or `best` names; any other path itself."""
+    if path.name not in (LATEST, BEST) or not path.is_file():
+        return path
+    try:
+        return path.parent / path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(f"--resume {path}: cannot be read ({error})") from error
+
+
+def _with_changes(saved: dict, config: dict, where: str) -> dict:
+    """The arguments that a checkpoint saved, but the changeable ones as config.json has them: the last
+    command that wrote it decided them. Raises RunDirectoryError where another one differs."""
+    for name, value in config.items():
+        if name not in CHANGEABLE and name in saved and saved[name] != value:
+            raise RunDirectoryError(
+                f"{where}: has {name} {value}, and must have {saved[name]}, as the checkpoint has"
+            )
+    changed = saved | {name: value for name, value in config.items() if name in CHANGEABLE}
+    arguments(changed, where)
+    return changed
 
 
 def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) -> AZRArgs:
@@ -96,26 +140,3 @@ def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) 
             f"done"
         )
     return args
-
-
-def _pointed_at(path: Path) -> Path:
-    """The checkpoint that the file `latest` or `best` names; any other path itself."""
-    if path.name not in (LATEST, BEST) or not path.is_file():
-        return path
-    try:
-        return path.parent / path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunDirectoryError(f"--resume {path}: cannot be read ({error})") from error
-
-
-def _with_changes(saved: dict, config: dict, where: str) -> dict:
-    """The arguments that a checkpoint saved, with those that may change as config.json has them: the
-    command that wrote it last decided them. Raises RunDirectoryError where another one differs."""
-    for name, value in config.items():
-        if name not in CHANGEABLE and name in saved and saved[name] != value:
-            raise RunDirectoryError(
-                f"{where}: has {name} {value}, and must have {saved[name]}, as the checkpoint has"
-            )
-    changed = {**saved, **{name: v for name, v in config.items() if name in CHANGEABLE}}
-    arguments(changed, where)
-    return changed

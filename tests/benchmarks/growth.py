@@ -19,10 +19,6 @@ from statistics import median
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from helpers.trainers import trainer_of
@@ -33,7 +29,8 @@ from model.args import AZRArgs
 from model.flags import ArgumentError, Flags, flag, parse
 from model.policy.load import load_policy
 from model.policy.warm_start import warm_start
-from model.report.pictures import save_picture
+from model.report.charts import Panel, curve_chart
+from model.report.pictures import save_picture, sized
 from model.run.outputs import PICTURE, output_file
 from utils.allocator import keep_freed_memory
 from utils.string_formatting import PromptRenderer
@@ -41,6 +38,7 @@ from utils.tables import markdown_table
 
 WARM_UP, STEPS = 1, 5
 LENGTH = "response length"
+AS_TOKENS = "as tokens grow"
 CURVES = {
     "completions": [dict(batch_size=size) for size in (16, 32, 64, 128, 256, 512)],
     "n attempts": [dict(batch_size=64, n_attempts=n) for n in (2, 4, 8, 16, 32)],
@@ -116,28 +114,26 @@ def exponent(points: list[dict[str, float]], key: str) -> float:
 
 
 def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
-    figure, rows = plt.subplots(
-        2, len(curves), figsize=(13, 6), sharex="col", sharey="row", layout="constrained"
-    )
-    for column, (curve, points) in enumerate(curves.items()):
-        values, tokens = ([point[key] for point in points] for key in ("value", "tokens"))
-        for axes, key, colour in zip(
-            rows[:, column], ("seconds", "memory"), ("C0", "C1"), strict=True
-        ):
-            measured = [point[key] for point in points]
-            axes.loglog(values, measured, "o-", color=colour)
-            scaled = [measured[-1] * own / tokens[-1] for own in tokens]
-            axes.loglog(values, scaled, ":", color="#777777", label="as tokens grow")
-            axes.set_xticks(values, [f"{value:,.0f}" for value in values], rotation=30, minor=False)
-            axes.minorticks_off()
-            axes.grid(alpha=0.3)
-            if not column:
-                axes.set_ylabel(MEASURED[key])
-                axes.legend(frameon=False)
-        rows[0, column].set_title(f"{curve}: exponent {exponent(points, 'seconds'):.2f}")
-        rows[1, column].set_xlabel(curve)
-    figure.set_dpi(120)
-    save_picture(figure, path)
+    """Seconds and memory of a step against each size, and what they would be as tokens grow."""
+    pictures, data = {"seconds": [], "memory": []}, {}
+    for curve, points in curves.items():
+        data[curve], last = [{"group": curve, **point} for point in points], points[-1]
+        for key, charts in pictures.items():
+            for point in data[curve]:
+                point[f"{key} by tokens"] = last[key] * point["tokens"] / last["tokens"]
+            panel = Panel(
+                f"{curve}: exponent {exponent(points, key):.2f}",
+                {"measured": key, AS_TOKENS: f"{key} by tokens"},
+                MEASURED[key],
+                dashed={AS_TOKENS},
+                x="value",
+                x_title=curve,
+                scale="log",
+            )
+            charts.append(sized(curve_chart(panel, curve, data[curve]), 230, 190))
+    shared = {"resolve": {"scale": {"y": "shared"}}}
+    rows = [{"hconcat": charts, **shared} for charts in pictures.values()]
+    save_picture({"vconcat": rows}, data, path)
 
 
 def main(argv: list[str]) -> int:
