@@ -174,8 +174,9 @@ Command = TypeVar("Command", bound=Flags)
 
 
 def parse(kind: type[Command], argv: Sequence[str], about: str) -> Command:
-    """The flags of a command. Raises ArgumentError, or SystemExit(0) for --help."""
-    return kind(**parse_values(argv, fields(kind), about=about))
+    """The flags of a command. Raises ArgumentError, or SystemExit(0) for --help. about: the docstring
+    of the command, whose first paragraph the help begins with."""
+    return kind(**parse_values(argv, fields(kind), about=about.partition("\n\n")[0]))
 
 
 def parse_values(
@@ -209,11 +210,16 @@ def parse_values(
 
 def _parameter(item: Field) -> click.Parameter:
     """A field as click knows it. It has no default there: what is not given stays away."""
-    known, is_default_shown = item.metadata, item.default not in (None, ())
+    known, is_default_shown = item.metadata, item.default not in (None, "", ())
     text = f"{known['help']} [{item.default}]" if is_default_shown else known["help"]
     if known["positional"]:
         return click.Argument(
-            [item.name], type=_Value(item), nargs=-1, required=False, metavar=known["positional"]
+            [item.name],
+            type=_Value(item),
+            nargs=-1,
+            required=False,  # `check` says so in our words
+            metavar=f"{known['positional']}...",
+            help=text,
         )
     if _wanted(item) is bool:
         on = flag_name(item.name)

@@ -1,12 +1,14 @@
 """The command line. Oracles: the presets' table and the promises about refusals, written out."""
 
 import json
+import subprocess
+import sys
 from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
-from constants import CUDA_MODEL
+from constants import CUDA_MODEL, ROOT
 from model.args import ArgumentError, AZRArgs, parse_args
 
 FIELDS = {item.name: item for item in fields(AZRArgs)}
@@ -25,7 +27,7 @@ OTHER_VALUES = {
     "model": ("local/folder", "local/folder"), "run_dir": ("runs/a b", "runs/a b"),
     "run_name": ("first", "first"), "total_steps": ("7", 7), "seed": ("11", 11), "min_prime": ("7", 7),
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
-    "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"),
+    "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"), "engine": ("plain", "plain"),
     "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
     "refill": ("uniform", "uniform"), "resume": ("runs/a", "runs/a"), "card": ("a10-24gb", "a10-24gb"),
     "prompt_date": ("2024-02-29", "2024-02-29"), "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
@@ -254,3 +256,22 @@ def test_a_seed_that_a_random_stream_would_refuse_is_refused_at_once():
 def test_the_dataclass_refuses_values_of_another_type(name, value):
     with pytest.raises(ArgumentError, match=f"{flag(name)} {value}: must be "):
         AZRArgs(**{name: value})
+
+
+def test_only_who_looks_into_a_model_folder_opens_it(tmp_path):
+    """By what Python reports of the files that it opens, in a process of its own; with what looks into
+    folders the config is read, and makes the preset that of `tiny`, whose default is 128."""
+    (tmp_path / "config.json").write_text('{"prompt_set": "compact"}')
+    code = f"""
+import sys
+from model.args import parse_args
+from model.policy.language import language
+opened = []
+sys.addaudithook(lambda event, given: event == "open" and opened.append(str(given[0])))
+for looks in (dict(), dict(language_of=language)):
+    opened.clear()
+    args = parse_args(["--model", {str(tmp_path)!r}], **looks)
+    print(args.batch_size, sum({str(tmp_path)!r} in path for path in opened))
+"""
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert said.stdout.split() == ["32", "0", "128", "1"], said.stderr

@@ -13,7 +13,7 @@ from model import train
 from model.args import ArgumentError, AZRArgs, parse_args
 from model.eval import baselines
 from model.eval.baselines import BaselineArgs
-from model.flags import LIMIT, check, flag, flag_name, shown
+from model.flags import LIMIT, Flags, check, flag, flag_name, parse, positional, shown
 
 NUMBERS = [
     (kind, item)
@@ -113,3 +113,103 @@ def test_names_that_are_only_foreign_are_kept():
     name = "läufe/試行 ≡ 1"
     assert parse_args(["--run-dir", name]).run_dir == name and shown(name) == name
     assert shown("\udcff") == "'\\udcff'" and len(shown("x" * 5000)) < 110
+
+
+# ---------------------------------------------------------------- a command line of every kind
+
+
+@dataclass(frozen=True)
+class Drawing(Flags):
+    run_dirs: tuple[str, ...] = positional("RUN_DIR", "finished runs")
+    width: float = flag(1.0, "of a line")
+    dots: int | None = flag(None, "of an inch", least=1)
+    again: str | None = flag(None, "what is drawn again", bare="all")
+    only: tuple[str, ...] = flag((), "what is drawn", choices=("a", "b"), repeatable=True)
+    frame: bool = flag(True, "around it")
+    from_: str | None = flag(None, "where it was")
+
+
+RUN = ("run",)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("run", Drawing(RUN)),
+        ("one two", Drawing(("one", "two"))),
+        ("one --dots 3 two", Drawing(("one", "two"), dots=3)),
+        ("--dots 3 -- one --two", Drawing(("one", "--two"), dots=3)),
+        ("run --width -1e-3", Drawing(RUN, width=-0.001)),
+        ("run --width -.5", Drawing(RUN, width=-0.5)),
+        ("run --width=-2E+1", Drawing(RUN, width=-20.0)),
+        ("run --width 1 --width 2", Drawing(RUN, width=2.0)),
+        ("run --again", Drawing(RUN, again="all")),
+        ("--again --dots 3 run", Drawing(RUN, again="all", dots=3)),
+        ("run --again this", Drawing(RUN, again="this")),
+        ("run --again=this", Drawing(RUN, again="this")),
+        ("run --again=", Drawing(RUN, again="")),
+        ("run --only a --only=b --only a", Drawing(RUN, only=("a", "b", "a"))),
+        ("run --no-frame", Drawing(RUN, frame=False)),
+        ("run --no-frame --frame", Drawing(RUN)),
+        ("run --from there=here", Drawing(RUN, from_="there=here")),
+    ],
+)
+def test_what_a_command_line_means(line, wanted):
+    assert parse(Drawing, line.split(), about="Draws.") == wanted
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "RUN_DIR: must be given, once or several times"),
+        ("run --dots", "--dots: expected one argument"),
+        ("run --dots 1 --dots", "--dots: expected one argument"),
+        ("run --dots --frame", "--dots: expected one argument, not the flag --frame"),
+        ("run --from --width=2", "--from: expected one argument, not the flag --width=2"),
+        ("run --from --help", "--from: expected one argument, not the flag --help"),
+        ("run --frame=yes", "--frame=yes: must be given without a value"),
+        ("run --no-frame=no", "--no-frame=no: must be given without a value"),
+        ("run --help=no", "--help=no: must be given without a value"),
+        ("run --wid 1", "--wid: is not a flag of this program; did you mean --width?"),
+        ("run --widht=1", "--widht=1: is not a flag of this program; did you mean --width?"),
+        ("run -3", "-3: is not a flag of this program; --help lists the flags"),
+        ("run --only c", "--only c: must be a or b"),
+        ("run --only a,b", "--only a,b: must be a or b"),
+        ("run --dots 0", "--dots 0: must be an integer of at least 1 and at most 1000000"),
+        ("run --dots 1.5", "--dots 1.5: must be an integer of at least 1 and at most 1000000"),
+        ("--width wide --dots 0", "--width wide: must be a number from -1000000 to 1000000"),
+        ("r\udcffn", "RUN_DIR 'r\\udcffn': must be text in UTF-8 without control characters"),
+        ("run --\udcff 1", "'--\\udcff': is not a flag of this program; --help lists the flags"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_by_one_sentence(line, said):
+    with pytest.raises(ArgumentError) as caught:
+        parse(Drawing, line.split(), about="Draws.")
+    assert str(caught.value) == said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (dict(), "RUN_DIR: must be given"),
+        (dict(run_dirs="run"), "RUN_DIR run: must be a tuple"),
+        (dict(run_dirs=("a\nb",)), "RUN_DIR 'a\\nb': must be text"),
+        (dict(run_dirs=RUN, only=["a"]), "--only ['a']: must be a tuple"),
+        (dict(run_dirs=RUN, only=("c",)), "--only c: must be a or b"),
+        (dict(run_dirs=RUN, from_=3), "--from 3: must be text"),
+    ],
+)
+def test_a_command_built_in_python_is_checked_by_the_same_rules(given, said):
+    with pytest.raises(ArgumentError) as caught:
+        Drawing(**given)
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize("line", ["--help", "-h", "run --dots 3 --help", "--dots none --help"])
+def test_help_is_shown_whatever_else_is_given(line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(Drawing, line.split(), about="Draws.")
+    page = " ".join(capsys.readouterr().out.split())
+    assert ended.value.code == 0
+    assert "RUN_DIR... finished runs" in page and "--frame / --no-frame around it [True]" in page
+    assert "--again [AGAIN] what is drawn again" in page and "--only a|b what" in page

@@ -203,7 +203,7 @@ def main(argv: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        given = parse(BaselineArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(BaselineArgs, argv, about=__doc__)
         args = problem_args(given)
         output = None if given.output is None else output_folder(given.output, FILES)
         seen = {model: trained_on(model) for model in given.model if is_run(model)}

@@ -334,7 +334,7 @@ def figure(rows: Sequence[dict], path: Path) -> None:
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
     try:
-        given = parse(CollapseArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(CollapseArgs, argv, about=__doc__)
         rows = [] if given.from_ is None else load_rows(Path(given.from_))
         output = output_folder(given.folder, FILES if given.from_ is None else FILES[:2])
     except ArgumentError as error:

@@ -34,7 +34,7 @@ class PlotArgs(Flags):
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
     try:
-        given = parse(PlotArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(PlotArgs, argv, about=__doc__)
         if given.output is None and len(given.run_dirs) > 1:
             raise ArgumentError("--output: must name a folder for the pictures of several runs")
         for run_dir in given.run_dirs:

@@ -37,7 +37,7 @@ class ReportArgs(Flags):
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
     try:
-        given = parse(ReportArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(ReportArgs, argv, about=__doc__)
         first, several = Path(given.run_dirs[0]), len(given.run_dirs) > 1
         if given.output is not None:
             path = output_file(given.output, PAGE)

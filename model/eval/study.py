@@ -246,7 +246,7 @@ def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 where a run failed or its logs are damaged, 2 for a wrong flag."""
     try:
-        given = parse(StudyArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(StudyArgs, argv, about=__doc__)
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2

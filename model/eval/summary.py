@@ -185,7 +185,7 @@ def _each_task(rows: Sequence[Mapping], key: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read."""
     try:
-        given = parse(SummaryArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(SummaryArgs, argv, about=__doc__)
         runs = [FinishedRun(run_dir) for run_dir in given.run_dirs]
         tables = [[results_row(run) for run in runs], [proposer_row(run) for run in runs]]
         tables.append(

@@ -39,7 +39,7 @@ def milliseconds_a_kilobyte(text: str) -> float:
 
 def main(argv: list[str]) -> int:
     try:
-        given = parse(FuzzArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(FuzzArgs, argv, about=__doc__)
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2

@@ -138,7 +138,7 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 def main(argv: list[str]) -> int:
     try:
-        given = parse(GrowthArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(GrowthArgs, argv, about=__doc__)
         if given.prepare is not None:
             prepare(*json.loads(given.prepare))
             return 0

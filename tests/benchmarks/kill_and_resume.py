@@ -155,7 +155,7 @@ def count_calls(run_dir: Path) -> tuple[dict[str, int], float]:
 
 def main(argv: list[str]) -> int:
     try:
-        given = parse(KillArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(KillArgs, argv, about=__doc__)
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2

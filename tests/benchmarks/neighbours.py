@@ -101,7 +101,7 @@ def run(way: str, threads: int, busy: bool) -> float:
 
 def main(argv: Sequence[str]) -> int:
     try:
-        given = parse(NeighbourArgs, argv, about=__doc__.splitlines()[0])
+        given = parse(NeighbourArgs, argv, about=__doc__)
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2

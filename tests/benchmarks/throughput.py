@@ -188,7 +188,7 @@ def _spread(values: list[float]) -> str:
 
 def main(argv: list[str]) -> int:
     try:
-        args = parse(ThroughputArgs, argv, about=__doc__.splitlines()[0])
+        args = parse(ThroughputArgs, argv, about=__doc__)
         if args.against and not find_spec("trl"):
             raise ArgumentError(f"--against trl: must be installed; pip install {TRL}")
         output = None if args.output is None else output_file(args.output)

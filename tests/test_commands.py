@@ -1,0 +1,99 @@
+"""Every command has one style: a wrong flag is one sentence and exit status 2, --help is a page and 0.
+Oracles: that promise, and the fields of each command's dataclass."""
+
+import subprocess
+import sys
+from dataclasses import fields
+
+import pytest
+
+from constants import ROOT
+from model import train
+from model.args import AZRArgs
+from model.eval import baselines, collapse, plots, report, study, summary
+from model.flags import flag_name
+
+COMMANDS = {
+    train: AZRArgs, baselines: baselines.BaselineArgs, study: study.StudyArgs,
+    collapse: collapse.CollapseArgs, report: report.ReportArgs, summary: summary.SummaryArgs,
+    plots: plots.PlotArgs,
+}  # fmt: skip
+BENCHMARKS = [
+    file
+    for file in sorted((ROOT / "tests" / "benchmarks").glob("*.py"))
+    if "__main__" in file.read_text(encoding="utf-8")
+]
+
+
+def name_of(value) -> str:
+    return getattr(value, "__name__", None) or getattr(value, "stem", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+def test_help_is_a_page_with_every_flag_and_its_default(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command.main(["--help"])
+    printed, complained = capsys.readouterr()
+    page = " ".join(printed.split())
+    assert ended.value.code == 0 and complained == ""
+    for item in fields(COMMANDS[command]):
+        assert (item.metadata["positional"] or flag_name(item.name)) in page
+        assert item.default in (None, "", ()) or f"[{item.default}]" in page
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=name_of)
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--no-such", "1"], "--no-such: is not a flag of this program; "),
+        (["--hepl"], "--hepl: is not a flag of this program; did you mean --help?"),
+        (["-x"], "-x: is not a flag of this program; "),
+    ],
+)
+def test_what_is_no_flag_is_one_sentence(command, argv, said, capsys):
+    assert command.main(argv) == 2
+    printed, complained = capsys.readouterr()
+    assert printed == "" and complained.startswith(said)
+    assert len(complained.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "argv", "said"),
+    [
+        (study, ["--grid", "arm"], "--grid arm: must be arms or controls or growth"),
+        (study, ["--seeds", "0"], "--seeds 0: must be an integer from 1 to 100"),
+        (study, ["--first-seed", "-1"], "--first-seed -1: must be an integer from 0 to 9999"),
+        (study, ["--grid", "growth", "--only", "self"], "--only self: must name a condition of"),
+        (study, ["--grid", "arms", "--only", "yoked"], "--only yoked: must name self too"),
+        (study, ["--only", "self", "yoked"], "yoked: is not a flag of this program; "),
+        (study, ["--flags", "--lr fast"], "--flags: --lr fast: must be a number above 0"),
+        (study, ["--from", "/no/such"], "--from /no/such: must be logs of a study ("),
+        (collapse, ["--total-steps", "0"], "--total-steps 0: must be an integer from 1 to 10000"),
+        (collapse, ["--seeds=101"], "--seeds 101: must be an integer from 1 to 100"),
+        (summary, [], "RUN_DIR: must be given"),
+        (plots, [], "RUN_DIR: must be given"),
+        (report, ["--output"], "--output: expected one argument"),
+        (report, ["--output", "--output"], "--output: expected one argument, not the flag"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(command, argv, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert command.main(argv) == 2
+    printed, complained = capsys.readouterr()
+    assert printed == "" and complained.startswith(said), complained
+    assert len(complained.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", BENCHMARKS, ids=name_of)
+def test_benchmarks_have_the_same_style(file, tmp_path):
+    def run(*argv: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(file), *argv]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    refused, page = run("--no-such=1"), run("--help")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.startswith("--no-such=1: is not a flag of this program; ")
+    assert len(refused.stderr.splitlines()) == 1
+    assert page.returncode == 0 and "--help" in page.stdout and page.stderr == ""
+    assert len(BENCHMARKS) == 6 and list(tmp_path.iterdir()) == []
