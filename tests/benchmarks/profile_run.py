@@ -21,12 +21,13 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.utils import logging as transformers_logging
 
+import model.engine.decoding
+import model.engine.plain
 import model.engine.shared
-import model.inference
 import model.trainer
 from model import train
 from model.args import parse_args
-from model.engine.shared import Decoding
+from model.engine.decoding import Decoding
 from model.eval.evaluator import Evaluator
 from model.optimizer import StepGuard
 from model.recording.recorder import Recorder
@@ -48,17 +49,21 @@ PARTS = [  # where a function is looked up, its name, the part of the run that i
     (Recorder, "checkpoint", "checkpoints"),
 ]
 INSIDE = [
-    (model.inference, "prefill"),
-    (model.inference, "sample_tokens"),
-    (model.inference, "_score"),
+    (model.engine.shared, "prefill"),
+    (model.engine.shared, "sample_tokens"),
+    (model.engine.shared, "_likelihood"),
     (Decoding, "extend"),
+    (model.engine.plain, "forward"),
+    (model.engine.plain, "sample_tokens"),
+    (model.engine.plain, "likelihood"),
     (StepGuard, "step"),
     (Accelerator, "backward"),
     (Accelerator, "clip_grad_norm_"),
     (LlamaModel, "forward"),
     (Qwen2Model, "forward"),
 ]
-OUTSIDE = [(model.engine.shared, "fill_rows"), (model.engine.shared, "pack")]  # of what is inside
+# Of what is inside.
+OUTSIDE = [(model.engine.decoding, "fill_rows"), (model.engine.decoding, "pack")]
 
 
 class Clock:
