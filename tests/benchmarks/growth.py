@@ -83,8 +83,8 @@ def measure(curve: str, changes: dict, weights: str) -> dict[str, float]:
     trainer, before, points = trainer_of(policy, args), peak_gigabytes(), []
     for _ in range(WARM_UP + STEPS):
         started = time.perf_counter()
-        trainer.step()
-        seconds, sampled = time.perf_counter() - started, trainer.played.completions
+        done = trainer.step()
+        seconds, sampled = time.perf_counter() - started, done.played.completions
         points.append({
             "completions": len(sampled), "tokens": token_count(sampled), "seconds": seconds,
         })  # fmt: skip

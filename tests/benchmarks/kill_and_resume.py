@@ -31,6 +31,7 @@ import model.run.checkpoints
 from model import train
 from model.eval.evaluator import Evaluator
 from model.flags import ArgumentError, Flags, flag, parse
+from model.optimizer import StepGuard
 from model.run.checkpoints import Checkpoints
 from model.run.directory import RunDirectory
 from model.run.logs import Log
@@ -44,7 +45,7 @@ POINTS = {
     "configuration": (RunDirectory, "write_config"),
     "warm start": (train, "warm_start"),
     "rollout": (AZRTrainer, "_rollout"),
-    "update": (AZRTrainer, "_update"),
+    "update": (StepGuard, "step"),
     "evaluation": (Evaluator, "verdicts"),
     "log": (Log, "append"),
     "checkpoint": (model.run.checkpoints, "_write"),

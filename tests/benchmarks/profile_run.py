@@ -22,12 +22,12 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.utils import logging as transformers_logging
 
 import model.engine.decoding
+import model.engine.plain
 import model.engine.shared
 import model.trainer
 from model import train
 from model.args import ArgumentError, parse_args
 from model.engine.decoding import Decoding
-from model.engine.shared import SharedEngine
 from model.eval.evaluator import Evaluator
 from model.optimizer import StepGuard
 from model.policy.language import language
@@ -52,8 +52,11 @@ PARTS = [  # where a function is looked up, its name, the part of the run that i
 INSIDE = [
     (model.engine.shared, "prefill"),
     (model.engine.shared, "sample_tokens"),
-    (SharedEngine, "score"),
+    (model.engine.shared, "_likelihood"),
     (Decoding, "extend"),
+    (model.engine.plain, "forward"),
+    (model.engine.plain, "sample_tokens"),
+    (model.engine.plain, "likelihood"),
     (StepGuard, "step"),
     (Accelerator, "backward"),
     (Accelerator, "clip_grad_norm_"),

@@ -1,15 +1,16 @@
-"""Completions a second of self-play steps, alone or beside TRL's GRPOTrainer on the same work.
+"""Completions a second of self-play steps: with the shared engine, alone or beside the plain engine and
+TRL's GRPOTrainer on the same work.
 
     python tests/benchmarks/throughput.py --work tiny
-    python tests/benchmarks/throughput.py --work tiny --minibatches 4 --against trl
-    python tests/benchmarks/throughput.py --work smollm2 --against trl --output throughput.json
+    python tests/benchmarks/throughput.py --work tiny --minibatches 4 --against plain --against trl
+    python tests/benchmarks/throughput.py --work smollm2 --against plain --against trl --output throughput.json
 
-Each side is a process of its own, one after the other, with the same model, the same kind of problems,
-8 attempts at each, the same sampling settings, number of completions and of optimizer steps. This
-side is `AZRTrainer`, whose problems the environment draws, so that all it samples are answers. Prints
-medians, with the least and the most, over the steps after the first, and the ratios; how long the
-matrix products of this side's step would take at the rate of this machine's best one, which is a floor;
-and how far the gradients are apart that both sides compute of the same completions.
+Each side is a separate process, one after the other, with the same model, the same kind of problems,
+8 attempts at each, the same sampling settings, number of completions and of optimizer steps. `shared`
+and `plain` are `AZRTrainer`, whose problems the environment draws, so that all it samples are answers.
+Prints medians, with the least and the most, over the steps after the first, and the ratios; how long the
+matrix products of a step would take at the rate of this machine's best one, which is a floor; and how far
+the gradients are apart that `shared` and TRL compute of the same completions.
 """
 
 import json
@@ -19,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median
@@ -76,20 +78,20 @@ def peak_gigabytes() -> float:
     return most * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def own_side(work: str, minibatches: int, steps: int) -> dict:
-    """Seconds and tokens of `steps` steps, the peak, and the floor of a step."""
+def our_side(engine: str, work: str, minibatches: int, steps: int) -> dict:
+    """Seconds and tokens of `steps` steps with an engine, the peak, and the floor of a step."""
     keep_freed_memory()  # as model/train.py does on a CPU
     policy, args = load(work, minibatches)
-    trainer = trainer_of(policy, args)
+    trainer = trainer_of(replace(policy, engine=engine), args)
     rows = []
     for _ in range(steps):
         started = time.perf_counter()
-        metrics = trainer.step()
-        seconds, sampled = time.perf_counter() - started, trainer.played.completions
+        done = trainer.step()
+        seconds, sampled = time.perf_counter() - started, done.played.completions
         rows.append({
             "seconds": seconds,
-            "generate": metrics["time/rollout"],
-            "update": seconds - metrics["time/rollout"],
+            "generate": done.metrics["time/rollout"],
+            "update": seconds - done.metrics["time/rollout"],
             "completions": len(sampled),
             "tokens": sum(len(one.response_ids) for one in sampled),
             "prompt": fmean(len(one.prompt_ids) for one in sampled),
@@ -117,7 +119,11 @@ def trl_side(work: str, minibatches: int, steps: int) -> dict:
     return run(*load(work, minibatches), steps)
 
 
-SIDES: dict[str, Callable[[str, int, int], dict]] = {"own": own_side, "trl": trl_side}
+SIDES: dict[str, Callable[[str, int, int], dict]] = {
+    "shared": partial(our_side, "shared"),
+    "plain": partial(our_side, "plain"),
+    "trl": trl_side,
+}
 
 
 @dataclass(frozen=True)
@@ -127,7 +133,12 @@ class ThroughputArgs(Flags):
     work: str = flag(TINY_MODEL, "what is measured", choices=tuple(WORKS))
     minibatches: int = flag(1, "optimizer steps in a self-play step", least=1)
     steps: int | None = flag(None, "steps that are measured [20, smollm2: 5]", least=5)
-    against: str | None = flag(None, f"measure this one too; pip install {TRL}", choices=("trl",))
+    against: tuple[str, ...] = flag(
+        (),
+        f"measure this one too, the plain engine or TRL (pip install {TRL}); may be repeated",
+        choices=("plain", "trl"),
+        repeatable=True,
+    )
     output: str | None = flag(None, "file for the figures of every step, as JSON")
     side: str | None = flag(None, "measure this side here, and print JSON", choices=tuple(SIDES))
 
@@ -137,15 +148,15 @@ class ThroughputArgs(Flags):
 
 
 def measured(side: str, args: ThroughputArgs) -> dict:
-    """What a process of its own measures of a side, without the steps of warming up."""
+    """What another process measures of a side, without the steps of warming up."""
     settings = ["--minibatches", str(args.minibatches), "--steps", str(args.measured_steps)]
     result = json.loads(last_line(__file__, "--work", args.work, "--side", side, *settings))
     return {**result, "steps": result["steps"][WARM_UP:]}
 
 
 def last_line(*arguments: str) -> str:
-    """What Python prints last when it runs a script in a process of its own. Raises SystemExit, with
-    what the script said, if it fails."""
+    """What Python prints last when it runs a script in another process. Raises SystemExit, with what the
+    script said, if it fails."""
     command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
@@ -168,16 +179,19 @@ def columns(result: dict) -> dict[str, list[float]]:
 
 
 def table(results: dict[str, dict]) -> str:
-    """A line for each side and, of two, the ratio of their medians."""
+    """A line for each side and, of each but the first, the ratio of the first's medians to its own."""
     sides = {name: columns(result) for name, result in results.items()}
     rows = [
-        {"": name, **{key: _spread(values) for key, values in own.items()}}
-        for name, own in sides.items()
+        {"": name, **{key: _spread(values) for key, values in side.items()}}
+        for name, side in sides.items()
     ]
-    if len(sides) > 1:
-        own, other = ({key: median(v) for key, v in side.items()} for side in sides.values())
-        ratios = {key: f"{own[key] / other[key]:.2f}" for key in own}
-        rows.append({"": "ratio of medians", **ratios})
+    first, *others = sides
+    for name in others:
+        ratios = {
+            key: f"{median(values) / median(sides[name][key]):.2f}"
+            for key, values in sides[first].items()
+        }
+        rows.append({"": f"{first} / {name}, medians", **ratios})
     return markdown_table(rows)
 
 
@@ -189,7 +203,7 @@ def _spread(values: list[float]) -> str:
 def main(argv: list[str]) -> int:
     try:
         args = parse(ThroughputArgs, argv, about=__doc__)
-        if args.against and not find_spec("trl"):
+        if "trl" in args.against and not find_spec("trl"):
             raise ArgumentError(f"--against trl: must be installed; pip install {TRL}")
         output = None if args.output is None else output_file(args.output)
     except ArgumentError as error:
@@ -199,15 +213,15 @@ def main(argv: list[str]) -> int:
         result = SIDES[args.side](args.work, args.minibatches, WARM_UP + args.measured_steps)
         print("\n" + json.dumps(result))
         return 0
-    names = ["own", *([args.against] if args.against else [])]
+    names = ["shared", *dict.fromkeys(args.against)]
     results = {name: measured(name, args) for name in names}
     print(table(results), end="")
-    for result in results.values():
+    for name, result in results.items():
         if "floor" in result:
             seconds = median(one["seconds"] for one in result["steps"])
             floor = result["floor"]
             print(
-                f"\nfloor: {floor:.3g} seconds a step; this side takes {seconds / floor:.2f} times that"
+                f"\nfloor of {name}: {floor:.3g} seconds a step; it takes {seconds / floor:.2f} times that"
             )
         if "gradient_difference" in result:
             print(f"\nrelative difference of the gradients: {result['gradient_difference']:.1e}")

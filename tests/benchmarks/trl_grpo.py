@@ -5,6 +5,7 @@ completions of a step are in the model together wherever memory allows.
 """
 
 import copy
+import math
 import tempfile
 import time
 from dataclasses import replace
@@ -12,21 +13,21 @@ from random import Random
 
 import torch
 from datasets import Dataset
-from helpers.trainers import flat_gradient, relative, trainer_of
+from helpers.trainers import flat_gradient, keep_weights, relative, trainer_of
 from throughput import peak_gigabytes
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from buffer.base_buff import ReplayBuffer, response_count
-from compute.metrics import SamplingMetrics
+from buffer.base_buff import ReplayBuffer
 from constants import SMOLLM2_MODEL, TINY_MODEL
-from custom_types import TASKS, Policy, Role, Rollout, Verdict
+from custom_types import TASKS, Policy, Problem, Role, Rollout, Verdict
 from model.args import AZRArgs
 from prime_inversion import generate_of_each_task
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_solver
 
 ROWS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+ANY_PROBLEM = Problem(TASKS[0], 2, 4, 7)  # no likelihood depends on it
 MOST_ROWS = {TINY_MODEL: 768, SMOLLM2_MODEL: 16}  # in the model at a time in the update
 
 
@@ -160,15 +161,14 @@ def _gradient_difference(trainer: TimedGRPOTrainer, policy: Policy, args: AZRArg
 
     rollouts = [
         Rollout(
-            Role.SOLVER, TASKS[0], None, tuple(prompt[seen > 0].tolist()),
+            Role.SOLVER, TASKS[0], ANY_PROBLEM, tuple(prompt[seen > 0].tolist()),
             tuple(response[kept > 0].tolist()), (0.0,) * int(kept.sum()), "", True,
         )
         for prompt, seen, response, kept in zip(*(made[key] for key in ROWS), strict=True)
     ]  # fmt: skip
-    replay = ReplayBuffer(rollouts, advantages.tolist())
-    own = trainer_of(replace(policy, model=ours), args)
-    ours.train()
-    denominator = response_count(replay.examples, args.aggregate)
-    own._add_gradient(own._packed(replay.examples), denominator, SamplingMetrics())
+    whole = replace(args, minibatches=1, max_grad_norm=math.inf)
+    trainer_of_ours = trainer_of(replace(policy, model=ours), whole)
+    keep_weights(trainer_of_ours)
+    trainer_of_ours.learner.learn(ReplayBuffer(rollouts, advantages.tolist()), args.lr)
     wanted = torch.cat([weight.grad.flatten() for weight in model.parameters()])
-    return relative(flat_gradient(own), wanted)
+    return relative(flat_gradient(trainer_of_ours), wanted)
