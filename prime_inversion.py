@@ -4,29 +4,37 @@ Numbers in, numbers and `Problem`s out; no text and no tensors. Example: 2 * 4 â
 `modular_inverse(4, 7) == 2` and `fitting_primes(2, 4, 5, 13) == (7,)`.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from functools import lru_cache
 from random import Random
+from typing import TypeVar
 
 from constants import MAXIMUM_PRIME, PRIMES
 from custom_types import TASKS, Problem, TaskType
 
 _PRIME_SET = frozenset(PRIMES)
+T = TypeVar("T")
 
 
 def is_prime(n: int) -> bool:
-    """Whether `n` is prime, for any int: the table up to 617, sympy above it."""
+    """Whether `n` is prime, for any int: by the table up to 617, by sympy above it."""
     if n <= MAXIMUM_PRIME:
         return n in _PRIME_SET
-    from sympy import isprime  # half a second to import, and no problem is that large
+    from sympy import isprime  # takes half a second to import, and no problem has so large a number
 
     return isprime(n)
 
 
-@lru_cache(maxsize=32)
 def primes_between(min_prime: int, max_prime: int) -> tuple[int, ...]:
     """The primes q with min_prime <= q <= max_prime <= 617, ascending."""
-    return tuple(q for q in PRIMES if min_prime <= q <= max_prime)
+    return PRIMES[bisect_left(PRIMES, min_prime) : bisect_right(PRIMES, max_prime)]
+
+
+def given_residue(task: str, x: T, y: T) -> T:
+    """The residue that a problem of `task`, by name, shows: y if x is asked, x otherwise. (Induction
+    shows y too.)"""
+    return y if task == TaskType.ABDUCTION else x
 
 
 def modular_inverse(a: int, p: int) -> int:
@@ -42,12 +50,13 @@ def fitting_primes(x: int, y: int, min_prime: int, max_prime: int) -> tuple[int,
     """Every prime q in min_prime..max_prime with x * y â‰¡ 1 (mod q), ascending.
 
     These are the accepted answers of an induction problem. At most one of them is larger than both
-    x and y (two such primes would have a product above x * y - 1, which they both divide), and that
-    one is the problem's own p.
+    x and y, and that one is the problem's p: two such primes would both divide x * y - 1, and their
+    product is larger than that.
     """
     return tuple(q for q in primes_between(min_prime, max_prime) if x * y % q == 1)
 
 
+# Every draw of a problem asks for its space: 62 ms to make for primes up to 617, 0.2 ms up to 31.
 @lru_cache(maxsize=32)
 def _problem_space(task: TaskType, min_prime: int, max_prime: int) -> tuple[Problem, ...]:
     return tuple(
@@ -59,14 +68,14 @@ def _problem_space(task: TaskType, min_prime: int, max_prime: int) -> tuple[Prob
 
 
 def all_problems(task: TaskType, min_prime: int, max_prime: int) -> list[Problem]:
-    """Every problem of a task, by p and then x: sum of p - 1, less one a prime for induction."""
+    """Every problem of a task, ordered by p, then x: p - 1 for each prime p, and one less for induction."""
     return list(_problem_space(task, min_prime, max_prime))
 
 
 def generate_problems(
     n: int, rng: Random, min_prime: int, max_prime: int, *, tasks: tuple[TaskType, ...] = TASKS
 ) -> list[Problem]:
-    """`n` problems drawn with replacement: first a task of `tasks`, then uniformly in its space."""
+    """`n` problems drawn with replacement: each time a task of `tasks`, then one of its problems."""
     return [rng.choice(_problem_space(rng.choice(tasks), min_prime, max_prime)) for _ in range(n)]
 
 
@@ -80,7 +89,8 @@ def generate_of_each_task(n: int, rng: Random, min_prime: int, max_prime: int) -
 
 
 def guess_rate(problem: Problem, min_prime: int, max_prime: int) -> float:
-    """Chance of a uniform legal guess: 1/(p-1), or for induction the accepted share of the primes."""
+    """The chance that a uniform legal guess is right: 1/(p-1), or for induction the share of the primes
+    that are accepted."""
     if problem.task is TaskType.INDUCTION:
         accepted = fitting_primes(problem.x, problem.y, min_prime, max_prime)
         return len(accepted) / len(primes_between(min_prime, max_prime))
@@ -88,7 +98,7 @@ def guess_rate(problem: Problem, min_prime: int, max_prime: int) -> float:
 
 
 def best_constant(task: TaskType, min_prime: int, max_prime: int) -> float:
-    """The share of a task's problems that the best answer gets right that never changes."""
+    """The share of a task's problems that a solver gets right if it always gives the same, best answer."""
     space = all_problems(task, min_prime, max_prime)
     accepted = Counter(
         answer
@@ -103,13 +113,14 @@ def best_constant(task: TaskType, min_prime: int, max_prime: int) -> float:
 
 
 def best_without_p(task: TaskType, min_prime: int, max_prime: int) -> float:
-    """The share of a task's problems that the best table of answers gets right which knows the given
-    residue and not p: what can be had without arithmetic modulo p. NaN for induction, which asks p."""
+    """The share of a task's problems that a solver gets right if it looks at the given residue, not at
+    p, and gives the best answer for it: what can be had without arithmetic modulo p. NaN for
+    induction, which asks p."""
     if task is TaskType.INDUCTION:
         return float("nan")
     space = all_problems(task, min_prime, max_prime)
-    answers: dict[int, Counter] = {}
+    answers: dict[int, Counter[int]] = {}  # by given residue
     for problem in space:
-        known = problem.y if task is TaskType.ABDUCTION else problem.x
-        answers.setdefault(known, Counter())[problem.solution] += 1
-    return sum(max(own.values()) for own in answers.values()) / len(space)
+        residue = given_residue(task, problem.x, problem.y)
+        answers.setdefault(residue, Counter())[problem.solution] += 1
+    return sum(max(counts.values()) for counts in answers.values()) / len(space)

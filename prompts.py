@@ -9,9 +9,9 @@ and a proposer text
 
     $references $letter $min_prime $max_prime $max_tokens $example
 
-$examples are worked problems, each of an $equation and its $answer; $references are known problems,
-each of an $equation or, as a response would write it, a $proposal; $example is the first as a
-$proposal. `TURN` ends a turn of a chat: the user's, the assistant's, and so on.
+$examples are worked problems, each with its $equation and $answer. $references are known problems, each
+as an $equation or as a $proposal, which is how a response writes it. $example is the first of them as a
+$proposal. `TURN` ends a turn of a chat: the user's, then the assistant's, and so on.
 
 `EQUATION` is how a problem is written, by both roles and in all languages; `ANSWER` is how every
 response ends. Each rule that the verifier enforces is stated in the chat texts with its numbers. The
@@ -72,7 +72,7 @@ Rules: give two integers x and y, each at least 1 and not both 1, such that some
 
 
 def _by_asked(residue: str, prime: str) -> dict[TaskType, str]:
-    """The text of each task, by whether x or y is asked, or p."""
+    """The text of each task: `residue` where x or y is asked, `prime` where p is."""
     return dict.fromkeys(TaskType, residue) | {TaskType.INDUCTION: prime}
 
 
@@ -88,9 +88,9 @@ CHAT = PromptSet(
 
 TURN = "\f"
 
-# A model too small to follow instructions goes on as the conversation has gone so far: worked problems
-# are its own earlier answers, known problems its own earlier proposals. What all prompts of a task
-# have in common comes first, so that it is computed once.
+# A model too small to follow instructions continues a conversation as it began: here worked problems look
+# like its earlier answers, and known problems like its earlier proposals. What all prompts of a task have
+# in common comes first, so that it is computed once.
 _ANSWERS_IN_TURN = r"""Answer each with one plain integer inside \boxed{}; the last \boxed{} decides. The whole response may have at most $max_tokens tokens.
 
 $examples""" + TURN + "$equation"  # fmt: skip
@@ -144,8 +144,8 @@ COMPACT = PromptSet(
 
 PROMPT_SETS = {prompts.name: prompts for prompts in (CHAT, DIALOGUE, COMPACT)}
 
-# The words of the compact language besides the integers, longest match first; spaces belong to them.
-# A stretch of text that never varies is one word, so that a response is 4 to 6 tokens long.
+# The words of the compact language beside the integers, the longest match first; their spaces belong to
+# them. A stretch of text that never varies is one word, so that a response is 4 to 6 tokens long.
 COMPACT_WORDS = (
     r"\boxed{x * ",
     r"\boxed{",

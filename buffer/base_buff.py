@@ -1,8 +1,8 @@
 """What a run remembers: the problems accepted so far, and this step's rollouts.
 
-`ProblemBuffer` holds unique `Problem`s by task and draws references and refills with a generator of
-its own. `ReplayBuffer` holds one step's rollouts with their advantages, equal ones once, and hands them
-out as shuffled minibatches; `collate` is the one place where rows are padded.
+`ProblemBuffer` holds unique `Problem`s by task and draws references and refills with its generator.
+`ReplayBuffer` holds one step's rollouts with their advantages, equal ones once, and hands them out as
+shuffled minibatches; `collate` is the one place where rows are padded.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ class Answers:
 
 class ProblemBuffer:
     """Unique problems by task, in the order they came, and what is known of the answers to them;
-    unbounded. Draws with its own generator."""
+    unbounded. Draws with a generator that nobody else uses."""
 
     def __init__(self, seed: int | str):
         self._rng = Random(f"{seed}/problem buffer")
@@ -77,13 +77,13 @@ class ProblemBuffer:
     def seed(self, problems: Sequence[Problem], per_task: int) -> None:
         """Fill each task with `per_task` of `problems`, drawn uniformly without replacement."""
         for task in TASKS:
-            own = [problem for problem in problems if problem.task is task]
-            for problem in self._rng.sample(own, min(per_task, len(own))):
+            of_task = [problem for problem in problems if problem.task is task]
+            for problem in self._rng.sample(of_task, min(per_task, len(of_task))):
                 self.add(problem)
 
     def sample(self, task: TaskType, n: int) -> list[Problem]:
         """`n` problems of a task, uniformly, without replacement for as long as there are any:
-        where n exceeds the buffer, every problem comes once before one comes again."""
+        where n exceeds the buffer, every problem comes once before one comes twice."""
         problems = self.problems(task)
         if n and not problems:
             raise ValueError(f"no {task} problem to draw from")
@@ -122,7 +122,7 @@ def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
     packed = pack([[_read(example) for example in row] for row in rows], pad_id)
     examples = [example for row in rows for example in row]
     rollouts = [example.rollout for example in examples]
-    lengths = torch.tensor([len(own.response_ids) for own in rollouts])
+    lengths = torch.tensor([len(rollout.response_ids) for rollout in rollouts])
     response_mask = torch.arange(int(lengths.max()))[None] < lengths[:, None]
 
     def by_example(values: Iterable[Sequence]) -> torch.Tensor:
@@ -133,37 +133,31 @@ def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
         attention_mask=packed.attention_mask,
-        targets=by_example(own.response_ids for own in rollouts),
+        targets=by_example(rollout.response_ids for rollout in rollouts),
         sources=by_example(
-            path[len(own.prompt_ids) - 1 :]
-            for own, path in zip(rollouts, packed.paths, strict=True)
+            path[len(rollout.prompt_ids) - 1 :]
+            for rollout, path in zip(rollouts, packed.paths, strict=True)
         ),
         response_mask=response_mask,
-        old_logprobs=by_example(own.old_logprobs for own in rollouts),
+        old_logprobs=by_example(rollout.old_logprobs for rollout in rollouts),
         advantages=torch.tensor([example.advantage for example in examples]),
         weights=torch.tensor([example.weight for example in examples]),
         counts=torch.tensor([float(example.count) for example in examples]),
-        cells=torch.tensor([own.cell for own in rollouts]),
+        cells=torch.tensor([rollout.cell for rollout in rollouts]),
     )
 
 
 def _read(example: Example) -> tuple[int, ...]:
-    """What the model reads: prompt and response, but for its last token, behind which nothing is scored.
-    Raises ValueError for an example that cannot be trained on."""
-    own = example.rollout
-    if not own.prompt_ids or not own.response_ids or len(own.response_ids) != len(own.old_logprobs):
+    """What the model reads: the prompt and the response without its last token, after which nothing is
+    scored. Raises ValueError for an example that cannot be trained on."""
+    rollout = example.rollout
+    prompt, response, logprobs = rollout.prompt_ids, rollout.response_ids, rollout.old_logprobs
+    if not prompt or not response or len(response) != len(logprobs):
         raise ValueError(
             f"an example needs a prompt, a response and as many logprobs as response ids: "
-            f"{len(own.prompt_ids)}, {len(own.response_ids)}, {len(own.old_logprobs)}"
+            f"{len(prompt)}, {len(response)}, {len(logprobs)}"
         )
-    return own.prompt_ids + own.response_ids[:-1]
-
-
-def response_count(examples: Sequence[Example], aggregate: str) -> float:
-    """The objective's denominator over `examples`: responses, or their tokens, by weight."""
-    if aggregate == "sequence":
-        return sum(example.weight for example in examples)
-    return sum(example.weight * len(example.rollout.response_ids) for example in examples)
+    return prompt + response[:-1]
 
 
 class ReplayBuffer:
@@ -192,24 +186,30 @@ class ReplayBuffer:
     def __len__(self) -> int:
         return len(self.examples)
 
+    def count(self, aggregate: str) -> float:
+        """What the objective is averaged over: responses, or with "token" their tokens, by weight."""
+        if aggregate == "sequence":
+            return sum(example.weight for example in self.examples)
+        return sum(example.weight * len(example.rollout.response_ids) for example in self.examples)
+
     def minibatches(self, n: int, rng: Random) -> list[list[Example]]:
-        """All examples in `n` shuffled parts of nearly equal size, each once, none empty. Those with
-        the same prompt stay together but where a part ends, so that it is computed once."""
+        """All examples in `n` shuffled minibatches of nearly equal size, each once, none empty. Examples
+        with the same prompt stand together, so that it is computed once, except where a minibatch ends."""
         groups: dict[tuple[int, ...], list[Example]] = {}
         for example in self.examples:
             groups.setdefault(example.rollout.prompt_ids, []).append(example)
         shuffled = rng.sample([*groups.values()], len(groups))
         examples = [example for group in shuffled for example in rng.sample(group, len(group))]
         n = min(n, len(examples))
-        ends = [len(examples) * part // max(n, 1) for part in range(n + 1)]
+        ends = [len(examples) * number // max(n, 1) for number in range(n + 1)]
         return [examples[start:end] for start, end in pairwise(ends)]
 
 
 def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[list[Example]]]:
-    """`examples` in parts that `collate` packs into at most `max_tokens` positions each, or one
-    row as long as the longest example; a part is a list of rows.
+    """`examples` in microbatches that `collate` packs into at most `max_tokens` positions each, or one
+    row as long as the longest example; a microbatch is a list of rows.
 
-    How examples are split does not change the update, as long as every part is given the
+    How examples are split does not change the update, as long as every microbatch is given the
     denominator of the whole.
     """
     if not examples:
@@ -217,5 +217,5 @@ def microbatches(examples: Sequence[Example], max_tokens: int) -> Iterator[list[
     sequences = [_read(example) for example in examples]
     indices, row_tokens = fill_rows(sequences, max_tokens)
     rows = [[examples[index] for index in row] for row in indices]
-    part = max(1, max_tokens // row_tokens)
-    yield from (rows[start : start + part] for start in range(0, len(rows), part))
+    size = max(1, max_tokens // row_tokens)
+    yield from (rows[start : start + size] for start in range(0, len(rows), size))

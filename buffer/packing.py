@@ -66,7 +66,8 @@ class _Tree:
         self.depths: list[int] = []
         self.ends: list[int] = []
         self.paths: list[list[int]] = []
-        previous, path = (), []
+        previous: Sequence[int] = ()
+        path: list[int] = []
         for sequence in sequences:
             common = shared_length(previous, sequence)
             self._close(path[common:])
@@ -94,9 +95,10 @@ def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 def row_length(longest: int, shared: float, most: int) -> int:
     """How many positions a row should have at most, given the length of the longest sequence and how
-    many tokens a sequence shares with the next on average; `most`, but for the longest sequence.
+    many tokens a sequence shares with the next on average. Never more than `most`, or than the longest
+    sequence where that is longer.
 
-    With k sequences of s shared and r own tokens a row has s + k r positions, each of which costs a
+    With k sequences of s shared tokens and r that only they have, a row has s + k r positions, each of which costs a
     model of hidden size h about 6 h + s + k r (its layers and its attention), s / k + r for each
     sequence: least at k r = sqrt(s (6 h + s)). That is 3 to 10 times s for the models and prompts here.
     """
@@ -113,10 +115,10 @@ def fill_rows(sequences: Sequence[tuple[int, ...]], most: int) -> tuple[list[lis
     rows: list[list[int]] = []
     length = 0
     for index, sequence, common in zip(order, ordered, shared, strict=True):
-        own = len(sequence) - common
-        if not rows or length + own > row_tokens:
+        added = len(sequence) - common
+        if not rows or length + added > row_tokens:
             rows.append([])
-            length, own = 0, len(sequence)
+            length, added = 0, len(sequence)
         rows[-1].append(index)
-        length += own
+        length += added
     return rows, row_tokens

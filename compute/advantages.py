@@ -6,8 +6,8 @@ with the unbiased standard deviation (n - 1). No per-prompt group, no moving ave
 normalisation. Example: rewards 1, 0, 0, 1 in one cell have mean 1/2 and std sqrt(1/3), so their
 advantages are +-0.866.
 
-What a rollout costs, beside what it earns, is taken from its advantage after that, so that where all
-rewards of a cell are equal a small cost stays small.
+What a rollout costs, beside what it earns, is subtracted from its advantage after that. So a small cost
+stays small even if all rewards of a cell are equal.
 """
 
 from collections import Counter
@@ -32,11 +32,11 @@ def compute_advantages(
     """Advantages (n,) float32 of `rewards` (n,) float, normalised within `cells` (n,) int in 0..5.
 
     mode: "task_relative" (the paper), or for comparison "global", one cell for all (REINFORCE++), or
-    "grpo", within `groups` (n,) int, negative where a row has no group and its cell counts instead.
-    A cell or group whose rewards are all equal, or with one member, gets exactly 0: it says nothing
-    about which of its responses were better. costs: (n,) float, in standard deviations of the rewards,
-    each taken from its advantage, less the mean cost of its cell. Raises ValueError on other shapes,
-    cells, modes or numbers that are not finite.
+    "grpo", within `groups` (n,) int; a rollout with a negative group is compared within its cell.
+    If all rewards of a cell or group are equal, or there is only one, its advantages are exactly 0: it
+    says nothing about which of its responses were better. costs: (n,) float, in standard deviations of
+    the rewards; each, less the mean cost of its cell, is subtracted from the advantage. Raises
+    ValueError for other shapes, cells and modes, and for numbers that are not finite.
     """
     if rewards.ndim != 1 or rewards.shape != cells.shape:
         raise ValueError(
@@ -57,7 +57,7 @@ def compute_advantages(
     compared = cells
     if mode == "global":
         compared = torch.zeros_like(cells)
-    elif mode == "grpo":
+    elif groups is not None:
         compared = torch.where(groups >= 0, groups + len(CELLS), cells)
     advantages = _within(compared, rewards, _normalised) - _within(cells, costs, _centred)
     return advantages.float()
@@ -69,9 +69,9 @@ def _within(groups: Tensor, values: Tensor, change: Callable[[Tensor], Tensor]) 
     changed = torch.zeros_like(values)
     for group in groups.unique():
         members = groups == group
-        own = values[members]
-        if own.max() > own.min():
-            changed[members] = change(own)
+        of_group = values[members]
+        if of_group.max() > of_group.min():
+            changed[members] = change(of_group)
     return changed
 
 
@@ -84,8 +84,8 @@ def _centred(values: Tensor) -> Tensor:
 
 
 def attempt_groups(scored: Sequence[Scored], n_attempts: int) -> Tensor:
-    """For "grpo": (n,) int64, a number for each problem with at least `n_attempts` answers among
-    `scored`; -1 for any other row."""
+    """For "grpo": (n,) int64, of each answer the number of its problem if `scored` has at least
+    `n_attempts` answers to that, and -1 for every other rollout."""
     answered = Counter(item.rollout.problem for item in scored if item.rollout.role is Role.SOLVER)
     attempted = [problem for problem, count in answered.items() if count >= n_attempts]
     numbers = {problem: number for number, problem in enumerate(attempted)}

@@ -1,4 +1,4 @@
-"""What a share of right answers says: its interval, and pass@k."""
+"""How sure a share of right answers is: its interval; and pass@k."""
 
 from math import comb, sqrt
 
@@ -6,8 +6,8 @@ Z95 = 1.959963984540054  # of the standard normal distribution
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """The 95% interval of the chance behind `share` of `n` trials, which may be a mean of shares.
-    Source: Wilson, 1927. Raises ValueError where there was no trial, or for what is no share."""
+    """The 95% interval of a chance, given that a `share` of `n` trials succeeded; it may be a mean of
+    shares. Source: Wilson, 1927. Raises ValueError if there was no trial, or for what is no share."""
     if n < 1 or not 0 <= share <= 1:
         raise ValueError(f"must be a share of at least one trial: {share} of {n}")
     scale = 1 + Z95**2 / n
@@ -17,9 +17,9 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """The chance that one of `k` answers is right, from `n` answers of which `correct` were: unbiased.
-    Source: Chen et al., 2021 (arXiv 2107.03374). Raises ValueError unless 0 <= correct <= n >= k >= 1.
-    """
+    """The chance that at least one of `k` answers is right, estimated without bias from `n` answers, if
+    `correct` of them were right. Source: Chen et al., 2021 (arXiv 2107.03374). Raises ValueError unless
+    0 <= correct <= n and 1 <= k <= n."""
     if not (0 <= correct <= n and 1 <= k <= n):
         raise ValueError(f"must be k of n answers: n {n}, correct {correct}, k {k}")
     return 1 - comb(n - correct, k) / comb(n, k)

@@ -33,12 +33,12 @@ def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
         rewards[cell].append(item.reward)
         malformed[cell].append(item.verdict is Verdict.MALFORMED)
     for role, task in CELLS:
-        own = rewards[role, task]
-        metrics[f"reward/{role}_{task}"] = _mean(own)
-        metrics[f"reward_std/{role}_{task}"] = float(np.std(own)) if own else NAN
+        earned = rewards[role, task]
+        metrics[f"reward/{role}_{task}"] = _mean(earned)
+        metrics[f"reward_std/{role}_{task}"] = float(np.std(earned)) if earned else NAN
         metrics[f"malformed_frac/{role}_{task}"] = _mean(malformed[role, task])
-        if own:
-            constant.append(max(own) == min(own))
+        if earned:
+            constant.append(max(earned) == min(earned))
     metrics["frac_reward_zero_std"] = _mean(constant)
     return metrics
 
@@ -47,13 +47,13 @@ def proposal_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str,
     """What was proposed and how often it was solved, by task."""
     metrics = {}
     for task in TASKS:
-        own = [problem for item, problem in played.proposals if item.rollout.task is task]
-        valid = [problem for problem in own if problem is not None]
+        proposals = [item for item in played.proposals if item.rollout.task is task]
+        valid = [item.proposed for item in proposals if item.proposed is not None]
         novel = [problem for problem in played.novel if problem.task is task]
         rates = {p: rate for p, rate in played.solve_rates.items() if p.task is task}
-        metrics[f"valid_frac/{task}"] = len(valid) / len(own) if own else NAN
-        metrics[f"novel_frac/{task}"] = len(novel) / len(own) if own else NAN
-        metrics[f"distinct_frac/{task}"] = len(set(valid)) / len(own) if own else NAN
+        metrics[f"valid_frac/{task}"] = len(valid) / len(proposals) if proposals else NAN
+        metrics[f"novel_frac/{task}"] = len(novel) / len(proposals) if proposals else NAN
+        metrics[f"distinct_frac/{task}"] = len(set(valid)) / len(proposals) if proposals else NAN
         metrics[f"proposed_prime_mean/{task}"] = _mean(problem.p for problem in valid)
         metrics[f"solve_rate/{task}"] = _mean(rates.values())
         metrics[f"guess_rate/{task}"] = _mean(guess_rate(p, min_prime, max_prime) for p in rates)
@@ -99,15 +99,15 @@ def time_metrics(rollouts: Sequence[Rollout], rollout: float, update: float) -> 
 
 class SamplingMetrics:
     """What the weights that sampled a step say of it: the mean entropy of a response token, in nats,
-    by role, and how far the training forward is from the sampler: the ratio of its probabilities to
-    the sampler's own, which is 1 where both compute the same."""
+    by role, and how far the training forward is from the sampler: the ratio of their probabilities,
+    which is 1 where both compute the same."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._entropy = dict.fromkeys(Role, 0.0)
         self._tokens = dict.fromkeys(Role, 0.0)
         self._difference = self._ratio = self._kl = 0.0
 
-    def add(self, batch: MiniBatch, logprobs, entropy) -> None:
+    def add(self, batch: MiniBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         """logprobs, entropy: (n, length) of the responses of `batch`, whose old ones are the
         sampler's."""
         mask = batch.response_mask
@@ -123,16 +123,16 @@ class SamplingMetrics:
             self._tokens[role] += count
 
     @classmethod
-    def merged(cls, parts: Iterable["SamplingMetrics"]) -> "SamplingMetrics":
-        """Of all that was added to any of `parts`."""
+    def merged(cls, of_processes: Iterable["SamplingMetrics"]) -> "SamplingMetrics":
+        """What one would be that had been given all that these were."""
         whole = cls()
-        for part in parts:
-            whole._difference = max(whole._difference, part._difference)
-            whole._ratio = max(whole._ratio, part._ratio)
-            whole._kl += part._kl
+        for one in of_processes:
+            whole._difference = max(whole._difference, one._difference)
+            whole._ratio = max(whole._ratio, one._ratio)
+            whole._kl += one._kl
             for role in Role:
-                whole._entropy[role] += part._entropy[role]
-                whole._tokens[role] += part._tokens[role]
+                whole._entropy[role] += one._entropy[role]
+                whole._tokens[role] += one._tokens[role]
         return whole
 
     def metrics(self) -> dict[str, float]:
@@ -149,19 +149,20 @@ class SamplingMetrics:
 
 
 def merged_diagnostics(
-    parts: Sequence[Mapping[str, float]], merge: Callable[[Iterable[float]], float]
+    diagnostics: Sequence[Mapping[str, float]], merge: Callable[[Iterable[float]], float]
 ) -> dict[str, float]:
-    """Of several diagnostics with the same keys, `merge` of each: `sum` for parts that were measured
-    against the whole's denominator, a mean for a step's updates; of a maximum the maximum; of a mean
-    over tokens the mean over all `tokens`, whose sum they are; of no diagnostics none."""
-    tokens = sum(part["tokens"] for part in parts)
+    """Several diagnostics with the same keys as one. `tokens` are added up, of a maximum the maximum is
+    taken, of a mean over tokens the mean over all tokens, and of everything else what `merge` makes:
+    `sum` for batches that were measured against the denominator of their minibatch, a mean for the
+    updates of a step. Of no diagnostics none."""
+    tokens = sum(one["tokens"] for one in diagnostics)
     merged = {}
-    for key in parts[0] if parts else ():
-        values = [part[key] for part in parts]
+    for key in diagnostics[0] if diagnostics else ():
+        values = [one[key] for one in diagnostics]
         if key.endswith("_max"):
             merged[key] = max(values)
         elif key in TOKEN_MEANS:
-            total = sum(part[key] * part["tokens"] for part in parts)
+            total = sum(one[key] * one["tokens"] for one in diagnostics)
             merged[key] = total / tokens if tokens else 0.0
         else:
             merged[key] = tokens if key == "tokens" else merge(values)

@@ -25,9 +25,9 @@ def aggregate_tokens(
     """Mean of `values` (batch, time) over the mask, as a scalar.
 
     aggregate: "sequence" weighs responses equally, "token" weighs tokens equally. denominator: how
-    many responses (or tokens) the mean is over, when this batch is only a part; None counts those
-    of this batch. weights: (batch,) how many times each row counts, None for once. Rows without a
-    response token count for nothing. Values outside the mask are not read, whatever they are.
+    many responses (or tokens) the mean is over, if this batch is only one of several; None counts
+    those of this batch. weights: (batch,) how many times each row counts, None for once. Rows without
+    a response token count for nothing. Values outside the mask are not read, whatever they are.
     """
     values = torch.where(response_mask, values, 0.0)
     lengths = response_mask.sum(1)
@@ -39,9 +39,9 @@ def aggregate_tokens(
         raise ValueError(f'aggregate must be "sequence" or "token", not {aggregate!r}')
     if weights is not None:
         totals, counts = weights * totals, weights * counts
-    if denominator is None:
-        denominator = counts.sum() if counts.any() else 1
-    return totals.sum() / denominator
+    if denominator is not None:
+        return totals.sum() / denominator
+    return totals.sum() / (counts.sum() if counts.any() else 1)
 
 
 def compute_azr_objective(
@@ -60,13 +60,13 @@ def compute_azr_objective(
     """The clipped objective, to be maximised, and its diagnostics.
 
     new_logprobs, old_logprobs: (batch, time) float, nats. advantages: (batch,) float.
-    response_mask: (batch, time) bool. clip_low, clip_high, aggregate: see above. denominator,
-    weights: as `aggregate_tokens` has them. counts: (batch,) how many sampled responses each row
-    stands for, None for one; a weight may be anything else beside.
-    Diagnostics, all detached, over the response tokens of these rows, whatever the objective
-    averages: `approx_kl`, the mean estimate ρ - 1 - log ρ of KL(old, new); `clip_ratio`, the share of
-    tokens whose gradient the clip removes; `ratio_max`, the largest ρ; `tokens`, how many there are.
-    Raises ValueError on other shapes.
+    response_mask: (batch, time) bool. clip_low, clip_high, aggregate: see the top of this file.
+    denominator, weights: see `aggregate_tokens`. counts: (batch,) how many sampled responses each row
+    stands for, None for one each; unlike weights, they decide nothing but the diagnostics.
+    Diagnostics, all detached, over the response tokens of these rows, whatever the objective is
+    averaged over: `approx_kl`, the mean of ρ - 1 - log ρ, which estimates KL(old, new); `clip_ratio`,
+    the share of tokens whose gradient the clip removes; `ratio_max`, the largest ρ; `tokens`, how many
+    there are. Raises ValueError for other shapes.
     """
     batch, time = response_mask.shape
     if new_logprobs.shape != (batch, time) or old_logprobs.shape != (batch, time):

@@ -9,24 +9,30 @@ problem that 3 of 8 attempts solved earns its proposer 1 - 3/8 = 0.625.
 from collections import defaultdict
 from collections.abc import Sequence
 
-from custom_types import Problem, Role, Rollout, Verdict
+from custom_types import Judged, Problem, Role, Verdict
 
 CORRECT_REWARD = 1.0
 WRONG_REWARD = -0.5
 MALFORMED_REWARD = -1.0
+ANSWER_REWARDS = {
+    Verdict.CORRECT: CORRECT_REWARD,
+    Verdict.WRONG: WRONG_REWARD,
+    Verdict.MALFORMED: MALFORMED_REWARD,
+}
+FORMAT_REWARDS = ANSWER_REWARDS | {Verdict.WRONG: CORRECT_REWARD}  # for a control
 REWARD_SCHEMES = ("learnability", "constant", "format")
 
 
-def compute_solve_rates(attempts: Sequence[tuple[Rollout, Verdict]]) -> dict[Problem, float]:
+def compute_solve_rates(attempts: Sequence[Judged]) -> dict[Problem, float]:
     """The share of correct attempts at each problem that was attempted."""
     outcomes: dict[Problem, list[bool]] = defaultdict(list)
-    for attempt, verdict in attempts:
-        outcomes[attempt.problem].append(verdict is Verdict.CORRECT)
-    return {problem: sum(own) / len(own) for problem, own in outcomes.items()}
+    for attempt in attempts:
+        outcomes[attempt.rollout.problem].append(attempt.verdict is Verdict.CORRECT)
+    return {problem: sum(correct) / len(correct) for problem, correct in outcomes.items()}
 
 
 def compute_r_propose(solve_rate: float, *, extreme_reward: float = 0.0) -> float:
-    """Learnability of a valid problem (arXiv 2505.03335, eq. 4): 1 - r, and 0 for r = 0 or r = 1.
+    """Learnability of a valid problem (arXiv 2505.03335, eq. 4): 1 - r, but 0 for r = 0 and r = 1.
 
     solve_rate: r, the share of the n sampled attempts at this very problem that were correct, in
     0..1. extreme_reward: what r = 0 and r = 1 earn (the AZR code pays -0.5). Raises ValueError for
@@ -48,24 +54,23 @@ def compute_r_total(
 ) -> float:
     """The reward of one rollout.
 
-    solve_rate is needed for, and only for, a VALID proposal. scheme: "learnability", or as controls
-    "constant", where every valid proposal earns 1, and "format", where every well-formed answer does
-    so too. Raises ValueError for a verdict that the role cannot get or a missing solve rate.
+    solve_rate: needed for a VALID proposal, and for nothing else. scheme: "learnability", or as a
+    control "constant", by which every valid proposal earns 1, or "format", by which every well-formed
+    answer earns 1 too. Raises ValueError for a verdict that the role cannot get, and if the solve rate
+    is missing.
     """
     if scheme not in REWARD_SCHEMES:
         raise ValueError(f"scheme must be one of {REWARD_SCHEMES}, not {scheme!r}")
-    if verdict is Verdict.MALFORMED:
+    if role is Role.SOLVER:
+        rewards = FORMAT_REWARDS if scheme == "format" else ANSWER_REWARDS
+        if verdict in rewards:
+            return rewards[verdict]
+    elif verdict is Verdict.MALFORMED:
         return MALFORMED_REWARD
-    if scheme != "learnability" and role is Role.PROPOSER and verdict is Verdict.VALID:
-        return CORRECT_REWARD
-    if scheme == "format" and verdict in (Verdict.WRONG, Verdict.CORRECT) and role is Role.SOLVER:
-        return CORRECT_REWARD
-    if role is Role.SOLVER and verdict is Verdict.CORRECT:
-        return CORRECT_REWARD
-    if role is Role.SOLVER and verdict is Verdict.WRONG:
-        return WRONG_REWARD
-    if role is Role.PROPOSER and verdict is Verdict.INVALID:
+    elif verdict is Verdict.INVALID:
         return invalid_reward
-    if role is Role.PROPOSER and verdict is Verdict.VALID and solve_rate is not None:
+    elif verdict is Verdict.VALID and scheme != "learnability":
+        return CORRECT_REWARD
+    elif verdict is Verdict.VALID and solve_rate is not None:
         return compute_r_propose(solve_rate, extreme_reward=extreme_reward)
     raise ValueError(f"no reward for a {role} with verdict {verdict} and solve rate {solve_rate}")

@@ -5,7 +5,7 @@ be. The defaults are those of `tiny`; `model/presets.py` says where other models
 is refused by one sentence that names the flag, the value and what is allowed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 
@@ -19,29 +19,32 @@ from constants import (
     PRIMES,
     TINY_MODEL,
 )
-from model.flags import ArgumentError, check, flag, flag_name, parse_values, shown
-from model.presets import preset, same_model
+from model.flags import ArgumentError, Flags, flag, parse_values, shown
+from model.presets import language_by_name, preset
 
 NEWEST = "newest"  # --resume without a path
 
 
 @dataclass(frozen=True)
-class AZRArgs:
-    """Everything a run depends on. Raises ArgumentError for a value that is not allowed."""
+class AZRArgs(Flags):
+    """Everything that a run depends on. Raises ArgumentError for a value that is not allowed."""
 
     # what is run
     model: str = flag(TINY_MODEL, "tiny, smollm2, a Hugging Face hub id, or a local folder")
     total_steps: int = flag(200, "self-play steps", least=0, changeable=True)
     seed: int = flag(DEFAULT_SEED, "seed of every random stream", least=0, most=2**32 - 1)
     run_dir: str | None = flag(
-        None, "folder of the run; must be empty or not exist, but to --resume", changeable=True
+        None,
+        "folder of the run, which must be empty or not exist unless --resume is given",
+        changeable=True,
     )
     run_name: str | None = flag(
         None, "name of the folder under runs/ [date, time, seed]", changeable=True
     )
     resume: str | None = flag(
         None,
-        "go on from this checkpoint, or from the newest complete one of the run directory",
+        "continue from this checkpoint or run; without a value, from the newest complete checkpoint of "
+        "the run directory",
         bare=NEWEST,
         changeable=True,
     )
@@ -51,7 +54,7 @@ class AZRArgs:
     )
     card: str | None = flag(
         None,
-        "GPU whose preset is used, and that --plan plans for [this machine's; a100-80gb for --plan]",
+        "GPU whose preset is used and that --plan plans for [this machine's; a100-80gb for --plan]",
         choices=tuple(CARDS),
         changeable=True,
     )
@@ -59,58 +62,76 @@ class AZRArgs:
     # the problems
     min_prime: int = flag(5, "smallest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
     max_prime: int = flag(31, "largest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
-    seed_problems: int = flag(8, "random problems a task in the buffer before step 1", least=1)
+    seed_problems: int = flag(
+        8, "random problems of each task in the buffer before step 1", least=1
+    )
     # one step
-    batch_size: int = flag(128, "B, proposals a task", least=1)
+    batch_size: int = flag(128, "B, proposals of each task in a step", least=1)
     n_attempts: int = flag(8, "n, attempts at each unique valid proposal", least=1)
     share_triples: bool = flag(
         True, "a valid (x, y, p) becomes a known problem of every task, not only of its own"
     )
-    n_references: int = flag(1, "K, known problems shown in a proposer prompt", least=1)
-    train_attempts: bool = flag(True, "train on all attempts, filled up to B n rows a task")
+    n_references: int = flag(1, "K, known problems shown in a proposer's prompt", least=1)
+    train_attempts: bool = flag(
+        True,
+        "train on all attempts, filled up from the buffer to B times n answers of each task; off: train "
+        "on B other answers of each task",
+    )
     refill: str = flag(
         "unsolved",
-        "how the buffer's problems are drawn to fill a batch of answers; unsolved: weighted by how "
-        "seldom they are solved",
+        "how problems are drawn from the buffer to fill a batch of answers; unsolved: the more seldom a "
+        "problem is solved, the more often it is drawn",
         choices=("uniform", "unsolved"),
     )
-    temperature: float = flag(1.0, "of sampling and of logprobs", least=0.01, most=100)
-    max_proposal_tokens: int = flag(
-        6, "a proposal that has not ended by then is malformed", least=1
+    engine: str = flag(
+        "auto",
+        "what samples and scores; shared: what sequences have in common is computed once; plain: one row "
+        "for each response, for any model; auto: shared where a trial shows that it equals the model itself",
+        choices=("auto", "plain", "shared"),
     )
-    max_answer_tokens: int = flag(4, "an answer that has not ended by then is malformed", least=1)
+    temperature: float = flag(
+        1.0, "temperature of sampling, and of the probabilities in the update", least=0.01, most=100
+    )
+    max_proposal_tokens: int = flag(
+        6, "a proposal that has not ended after so many tokens is malformed", least=1
+    )
+    max_answer_tokens: int = flag(
+        4, "an answer that has not ended after so many tokens is malformed", least=1
+    )
     rollout_rows: int = flag(
         1024, "rows in the model at a time while sampling", least=1, changeable=True
     )
     prompt_date: str | None = flag(
-        None, "what the clock of a chat template shows, YYYY-MM-DD [the day the run starts]"
+        None, "date that a chat template shows, YYYY-MM-DD [the day the run starts]"
     )
     # controls
     proposer: str = flag(
         "self",
-        "self: the policy in training; untrained: the same, but its proposals never enter the loss; "
-        "frozen: a snapshot from before step 1; uniform: the environment draws B problems a task; yoked: "
-        "as many distinct ones as --yoked-to proposed; decoy: as self, but the solver is taught as many "
-        "uniform draws; none: the buffer's problems alone",
+        "who proposes. self: the policy in training; untrained: the same, but its proposals never enter "
+        "the loss; frozen: a snapshot from before step 1; uniform: the environment draws B problems of "
+        "each task; yoked: it draws as many distinct ones as --yoked-to proposed; decoy: as self, but the "
+        "solver is taught as many uniform draws; none: all answers are to problems of the buffer",
         choices=("self", "untrained", "frozen", "uniform", "yoked", "decoy", "none"),
     )
     yoked_to: str | None = flag(None, "run directory that --proposer yoked follows, step by step")
     reward: str = flag(
         "learnability",
-        "of a valid proposal; constant: 1; format: 1, and 1 for a well-formed answer",
+        "what is paid. learnability: the share of attempts at a valid proposal that failed; constant: 1 "
+        "for a valid proposal; format: 1 for a valid proposal and for a well-formed answer",
         choices=("learnability", "constant", "format"),
     )
     advantage: str = flag(
         "task_relative",
-        "what rewards are normalised within; grpo: attempts by problem",
+        "what a reward is compared with. task_relative: others of its role and task; global: all others; "
+        "grpo: as task_relative, but an attempt with others at its problem",
         choices=("task_relative", "global", "grpo"),
     )
     # rewards
     invalid_reward: float = flag(
-        -0.5, "of a well-formed proposal that has no legal completion", least=-100, most=100
+        -0.5, "reward of a well-formed proposal that has no legal completion", least=-100, most=100
     )
     extreme_reward: float = flag(
-        0.0, "of a valid proposal solved never or always", least=-100, most=100
+        0.0, "reward of a valid proposal that is solved never or always", least=-100, most=100
     )
     crowding_cost: float = flag(
         1.0,
@@ -120,21 +141,29 @@ class AZRArgs:
     )
     # the update
     lora_rank: int = flag(
-        0, "train low-rank adapters of this rank beside frozen weights; 0: all weights", least=0
+        0,
+        "train low-rank adapters of this rank beside frozen weights; 0: train all weights",
+        least=0,
     )
     lr: float = flag(1.25e-3, "AdamW's learning rate", above=0, most=1)
     lr_warmup: int = flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
     lr_hold: int = flag(130, "steps before the learning rate decays", least=0)
-    lr_half_life: float = flag(25.0, "steps in which it halves after that; 0: never", least=0)
+    lr_half_life: float = flag(
+        25.0, "steps in which the learning rate halves after that; 0: it never decays", least=0
+    )
     adam_beta2: float = flag(0.95, "AdamW's second beta", least=0, most=0.9999)
-    minibatches: int = flag(8, "optimizer steps a self-play step", least=1)
+    minibatches: int = flag(8, "optimizer steps in a self-play step", least=1)
     microbatch_tokens: int = flag(
         16384, "positions in the model at a time in the update", least=1, changeable=True
     )
-    clip_low: float = flag(0.2, "ratio clip below 1", least=0, most=1)
-    clip_high: float = flag(0.2, "ratio clip above 1", least=0, most=1000)
-    aggregate: str = flag("sequence", "what the objective averages", choices=("sequence", "token"))
-    proposer_weight: float = flag(3.0, "what a proposal counts beside an answer", above=0)
+    clip_low: float = flag(0.2, "how far below 1 the clip lets a ratio count", least=0, most=1)
+    clip_high: float = flag(0.2, "how far above 1 the clip lets a ratio count", least=0, most=1000)
+    aggregate: str = flag(
+        "sequence", "what counts equally in the objective", choices=("sequence", "token")
+    )
+    proposer_weight: float = flag(
+        3.0, "weight of a proposal in the loss, where an answer has 1", above=0
+    )
     entropy_coef: float = flag(0.1, "weight of the entropy bonus", least=0)
     entropy_floor: float = flag(
         0.0,
@@ -144,15 +173,21 @@ class AZRArgs:
     )
     max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0, most=10**12)
     # the format-only warm start of tiny
-    warm_start_steps: int = flag(80, "supervised steps on format alone, tiny only", least=0)
+    warm_start_steps: int = flag(
+        80, "supervised steps on format alone before step 1, for tiny only", least=0
+    )
     warm_start_lr: float = flag(3e-3, "learning rate of the warm start", above=0, most=1)
-    warm_start_batch: int = flag(128, "texts in a warm start step", least=1)
+    warm_start_batch: int = flag(128, "texts in a step of the warm start", least=1)
     # watching
     eval_every: int = flag(10, "steps between greedy evaluations", least=1)
-    eval_problems: int = flag(512, "evaluation problems a task; all of them where fewer", least=1)
-    eval_uniform: bool = flag(True, "evaluations measure what uniform drawing would earn")
+    eval_problems: int = flag(
+        512, "evaluation problems of each task; all of them where there are fewer", least=1
+    )
+    eval_uniform: bool = flag(
+        True, "evaluations also measure what a proposer that draws uniformly would earn"
+    )
     logged_rollouts: int = flag(
-        6, "transcripts a step in rollouts.jsonl, one a cell first", least=0
+        6, "transcripts of each step in rollouts.jsonl, first one of each role and task", least=0
     )
     debug_grads: int = flag(
         0,
@@ -166,8 +201,7 @@ class AZRArgs:
     quiet: bool = flag(False, "print nothing but errors", changeable=True)
 
     def __post_init__(self):
-        for item in fields(self):
-            check(item, getattr(self, item.name))
+        super().__post_init__()
         if not any(self.min_prime <= q <= self.max_prime for q in PRIMES):
             raise ArgumentError(
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
@@ -218,8 +252,8 @@ class AZRArgs:
         """JSON's types, by field name."""
         return asdict(self)
 
-    def of_the_run(self) -> dict:
-        """`as_dict`, without how this process came to go on with the run."""
+    def as_saved(self) -> dict:
+        """`as_dict` as config.json and checkpoints keep it: without how this process resumed the run."""
         return {**asdict(self), "resume": None}
 
 
@@ -230,60 +264,41 @@ def _is_date(text: str) -> bool:
         return False
 
 
-def dated(args: AZRArgs) -> AZRArgs:
-    """The arguments of a run that starts today, or of one that started and kept its date."""
+def with_prompt_date(args: AZRArgs) -> AZRArgs:
+    """The arguments of a run that starts today; those of a run that has its date already, unchanged."""
     return replace(args, prompt_date=args.prompt_date or date.today().isoformat())
 
 
-CHANGEABLE = {item.name for item in fields(AZRArgs) if item.metadata["changeable"]}  # on --resume
+# What may change when a run is resumed.
+CHANGEABLE = {item.name for item in fields(AZRArgs) if item.metadata["changeable"]}
 
-HELP = dict(
-    description="Absolute Zero self-play on x * y ≡ 1 (mod p).",
-    epilog="Defaults in brackets are those of the tiny policy; other models' are in model/presets.py.",
-)
+
+def given_values(argv: Sequence[str]) -> dict:
+    """What a command line gives, by field name. Raises ArgumentError, or SystemExit(0) for --help."""
+    return parse_values(
+        argv,
+        fields(AZRArgs),
+        about="Absolute Zero self-play on x * y ≡ 1 (mod p).",
+        epilog="Defaults in brackets are those of the tiny policy; other models' are in model/presets.py.",
+    )
 
 
 def parse_args(
-    argv: Sequence[str], *, gpu_memory: float | None = None, only: Sequence[str] | None = None
+    argv: Sequence[str],
+    *,
+    gpu_memory: float | None = None,
+    language_of: Callable[[str], str] = language_by_name,
 ) -> AZRArgs:
-    """Arguments of a command line. Raises ArgumentError, or SystemExit(0) for --help.
+    """The arguments of a command line. Raises ArgumentError, or SystemExit(0) for --help.
 
     gpu_memory: GiB of this machine's GPU, None where there is none; decides the default model and
-    the preset of a chat model, as the card of --card or --plan does in its place. only: the fields a
-    command has as flags, where it does not have all.
+    the preset of a chat model, as the card of --card or --plan does in its place. language_of: the
+    prompt language of a model, which decides its preset; `model.policy.language.language` looks into
+    local folders, and the default knows names alone.
     """
-    chosen = [item for item in fields(AZRArgs) if only is None or item.name in only]
-    values = parse_values(argv, chosen, **HELP)
+    values = given_values(argv)
     card = values.get("card", PLANNED_CARD if values.get("plan") else None)
     if card in CARDS:
         gpu_memory = CARDS[card].memory
     values.setdefault("model", TINY_MODEL if gpu_memory is None else CUDA_MODEL)
-    return AZRArgs(**{**preset(values["model"], gpu_memory), **values})
-
-
-def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) -> AZRArgs:
-    """The arguments `saved` by the run in `run_dir`, which has done `steps` steps, with what a command
-    line changes of them. Raises ArgumentError for a flag that would make it another run."""
-    given = parse_values(argv, fields(AZRArgs), **HELP)
-    odd = {item.name for item in fields(AZRArgs)} ^ set(saved)
-    if odd:
-        raise ArgumentError(
-            f"--resume: {run_dir} is a run of another version of this program; they differ in "
-            f"{', '.join(sorted(odd))}"
-        )
-    if "model" in given and same_model(given["model"], saved["model"]):
-        del given["model"]  # by another path
-    for item in fields(AZRArgs):
-        name, was = item.name, saved[item.name]
-        if given.get(name, was) != was and name not in CHANGEABLE:
-            raise ArgumentError(
-                f"{flag_name(name)} {shown(given[name])}: must be {shown(was)}, as in the run that goes on"
-            )
-    place = dict(run_dir=run_dir, run_name=None, resume=given["resume"])
-    args = AZRArgs(**{**saved, **given, **place})
-    if args.total_steps < steps:
-        raise ArgumentError(
-            f"--total-steps {args.total_steps}: must be at least {steps}, the steps that the run has "
-            f"done"
-        )
-    return args
+    return AZRArgs(**{**preset(language_of(values["model"]), gpu_memory), **values})

@@ -1,5 +1,5 @@
 """What a run is made of between two steps, as one nested dict: with it, and the weights, another process
-goes on as this one would have, to the last bit.
+continues as this one would have, to the last bit.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from custom_types import Policy
 from model.eval.evaluator import Evaluator
 from model.policy.adapters import merge_fault, merged_weights
-from model.run.checkpoints import CheckpointError
+from model.policy.weights import PolicyError
 from model.trainer import AZRTrainer
 from utils.random_states import (
     global_states,
@@ -23,16 +23,18 @@ from utils.random_states import (
 def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
     """Counters, buffer, optimizer and every generator, in JSON's types and tensors; of adapters the
     weights too, which a checkpoint's model has merged, and what they belong to."""
+    learner = trainer.learner
     return {
         "step": trainer.steps,
-        "updates": trainer.updates,
+        "updates": learner.updates,
         "num_tokens": trainer.num_tokens,
-        "skipped_in_a_row": trainer.guard.skipped_in_a_row,
+        "skipped_in_a_row": learner.guard.skipped_in_a_row,
         "problems": trainer.problems.state_dict(),
         "adapters": _adapters(trainer),
         "proposer": trainer.proposer.state_dict(),
         "origin": trainer.policy.origin,
-        "optimizer": trainer.optimizer.state_dict()["state"],
+        "engine": trainer.policy.engine,
+        "optimizer": learner.optimizer.state_dict()["state"],
         "generators": {
             name: random_state(rng) for name, rng in _generators(trainer, evaluator).items()
         },
@@ -43,16 +45,17 @@ def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
 def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
     """Make both what they were when `state` was taken; the policy has its weights already, but those
     of adapters."""
-    trainer.steps, trainer.updates = state["step"], state["updates"]
-    trainer.num_tokens = state["num_tokens"]
-    trainer.guard.skipped_in_a_row = state["skipped_in_a_row"]
+    learner = trainer.learner
+    trainer.steps, trainer.num_tokens = state["step"], state["num_tokens"]
+    learner.updates = state["updates"]
+    learner.guard.skipped_in_a_row = state["skipped_in_a_row"]
     trainer.problems.load_state_dict(state["problems"])
     for name, weight in _adapters(trainer).items():
         weight.data.copy_(state["adapters"][name])
     trainer.proposer.load_state_dict(state["proposer"])
-    moments = {int(index): own for index, own in state["optimizer"].items()}
-    groups = trainer.optimizer.state_dict()["param_groups"]
-    trainer.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    moments = {int(index): values for index, values in state["optimizer"].items()}
+    groups = learner.optimizer.state_dict()["param_groups"]
+    learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for name, rng in _generators(trainer, evaluator).items():
         set_random_state(rng, state["generators"][name])
     set_global_states(state["global generators"])
@@ -61,12 +64,12 @@ def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
 def _generators(trainer: AZRTrainer, evaluator: Evaluator) -> dict[str, Random | torch.Generator]:
     """Every generator of both but the buffer's, which is part of the buffer's state."""
     return {
-        "drawing": trainer.drawing,
-        "shuffling": trainer.shuffling,
-        "sampling": trainer.sampling,
-        "evaluation references": evaluator.references,
-        "evaluation drawing": evaluator.drawing,
-        "evaluation sampling": evaluator.sampling,
+        "drawing": trainer.proposer.drawing_rng,
+        "shuffling": trainer.learner.minibatch_rng,
+        "sampling": trainer.sampling_rng,
+        "evaluation references": evaluator.references_rng,
+        "evaluation drawing": evaluator.drawing_rng,
+        "evaluation sampling": evaluator.sampling_rng,
     }
 
 
@@ -78,10 +81,10 @@ def _adapters(trainer: AZRTrainer) -> dict[str, torch.nn.Parameter]:
 
 def save_policy(policy: Policy, folder: Path, lora_rank: int) -> None:
     """Weights, adapters merged in, and tokenizer: a folder that transformers' Auto classes load. Raises
-    CheckpointError where that would be another model than the one that was trained."""
+    PolicyError where that would be another model than the one that was trained."""
     weights = merged_weights(policy.model) if lora_rank else None
     fault = merge_fault(policy.model, weights) if weights else None
     if fault is not None:
-        raise CheckpointError(f"a checkpoint would not be the model with its adapters: {fault}")
+        raise PolicyError(f"a checkpoint would not be the model with its adapters: {fault}")
     policy.model.save_pretrained(folder, state_dict=weights)
     policy.tokenizer.save_pretrained(folder)

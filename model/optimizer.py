@@ -11,7 +11,7 @@ MOST_SKIPPED = 5  # updates in a row, before the run ends
 
 
 class NonFiniteError(Exception):
-    """Losses or gradients are not finite again and again; the message is one sentence for the user."""
+    """Losses or gradients were not finite too often in a row; the message is one sentence for the user."""
 
 
 def adamw(parameters: Sequence[torch.nn.Parameter], args: AZRArgs) -> torch.optim.AdamW:

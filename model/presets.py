@@ -1,7 +1,9 @@
-"""Where a policy's arguments differ from the defaults of `AZRArgs`, which are those of `tiny`."""
+"""Where a policy's arguments differ from the defaults of `AZRArgs`, which are those of `tiny`: a table by
+the language that its prompts are written in. No file is opened here; `model/policy/language.py` finds
+the language of a folder.
+"""
 
-import json
-from pathlib import Path
+from typing import Any
 
 from constants import FULL_FINE_TUNING_MEMORY, MAXIMUM_PRIME, SMOLLM2_MODEL, TINY_MODEL
 
@@ -15,7 +17,7 @@ PRETRAINED = dict(
     keep_checkpoints=1,
 )
 
-# The paper's values but for the batch and the length of a response, for one 80 GB GPU.
+# The paper's values except for the batch and the length of a response, for one 80 GB GPU.
 CHAT_PRESET = PRETRAINED | dict(
     batch_size=32,
     n_attempts=8,
@@ -35,7 +37,6 @@ CHAT_PRESET = PRETRAINED | dict(
     share_triples=False,
 )
 
-
 # On a GPU with less than 70 GiB: weights of 16 bits that stay as they are, with adapters.
 LORA_PRESET = dict(lora_rank=32, lr=1e-5, rollout_rows=128, microbatch_tokens=8192)
 
@@ -52,52 +53,39 @@ SMOLLM2_PRESET = PRETRAINED | dict(
     minibatches=1,
     microbatch_tokens=512,
     entropy_coef=0.15,
-    entropy_floor=0.01,  # a bonus on all 49,152 words pays for leaving the format, see the README
+    entropy_floor=0.01,  # a bonus on all words pays for lost form, see model/eval/README.md
 )
 
-# The preset of each prompt language, by which a local folder says what it holds.
-PRESETS = {"compact": {}, "dialogue": SMOLLM2_PRESET, "chat": CHAT_PRESET}
+# The preset of each prompt language.
+PRESETS: dict[str, dict[str, Any]] = {
+    "compact": {},
+    "dialogue": SMOLLM2_PRESET,
+    "chat": CHAT_PRESET,
+}
+
+LANGUAGES = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
 
 
-def preset(model: str, gpu_memory: float | None = None) -> dict:
-    """The fields in which a policy differs from the defaults, which are those of `tiny`, by the language
-    it speaks; with adapters where the GPU has too little memory for a chat model, in GiB."""
-    chosen = PRESETS[language(model)]
+def language_by_name(model: str) -> str:
+    """The prompt language of a policy that nothing is known of but its name: a chat model's, unless
+    the name is one of ours."""
+    return LANGUAGES.get(model, "chat")
+
+
+def preset(language: str, gpu_memory: float | None = None) -> dict[str, Any]:
+    """The fields in which a policy of this prompt language differs from the defaults; with adapters
+    where the GPU has too little memory for a chat model, in GiB."""
+    chosen = PRESETS[language]
     small = gpu_memory is not None and gpu_memory < FULL_FINE_TUNING_MEMORY
     return chosen | LORA_PRESET if small and chosen is CHAT_PRESET else chosen
 
 
-def language(model: str) -> str:
-    """The name of the prompt set that a policy speaks: by its own name, or by what a local folder's
-    config says; a chat model's for any other."""
-    named = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
-    found = named.get(model) or _configured_language(model)
-    return found if found in PRESETS else "chat"
-
-
 def is_small(language: str) -> bool:
     """Whether a policy of this language is one like `tiny`, whatever it is called: on the CPU, in
-    float32. Only so small a model needs a language of its own."""
+    float32. Only so small a model needs a language made for it."""
     return language == "compact"
 
 
 def recomputes(language: str) -> bool:
     """Whether the activations of a policy of this language are too many to keep for the backward pass."""
     return language == "chat"
-
-
-def same_model(one: str, other: str) -> bool:
-    """Whether two values of --model mean one policy: the same text, or two paths of one folder."""
-    if one == other:
-        return True
-    named = {TINY_MODEL, SMOLLM2_MODEL} & {one, other}
-    return not named and Path(one).is_dir() and Path(one).resolve() == Path(other).resolve()
-
-
-def _configured_language(model: str) -> str | None:
-    try:
-        config = json.loads((Path(model) / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found = config.get("prompt_set") if isinstance(config, dict) else None
-    return found if isinstance(found, str) else None

@@ -8,9 +8,8 @@ knows their names.
 
 import copy
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from random import Random
 from typing import ClassVar
 
@@ -18,22 +17,23 @@ import torch
 
 from custom_types import TASKS, Policy, Problem
 from model.args import AZRArgs
-from model.run.directory import RunDirectoryError, read_config, read_problems
 from prime_inversion import all_problems, generate_of_each_task
 
 
 class SelfPlay:
     """The policy in training proposes and learns to; what is valid is taught.
 
-    writes: whether there are proposals; learns: whether they enter the loss. rng: draws where the
-    environment does; shared with the trainer, whose state it is part of.
+    writes: whether there are proposals; learns: whether they enter the loss. followed: what another run
+    proposed, by step: how many distinct problems of each task. drawing_rng: draws where the environment
+    does.
     """
 
     writes: ClassVar[bool] = True
     learns: ClassVar[bool] = True
 
-    def __init__(self, policy: Policy, args: AZRArgs, rng: Random):
-        self.args, self._rng = args, rng
+    def __init__(self, policy: Policy, args: AZRArgs, followed: Mapping[int, Counter]):
+        self.args, self.followed = args, followed
+        self.drawing_rng = Random(f"{args.seed}/drawing")
         self.author: Policy | None = policy if self.writes else None
 
     def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
@@ -54,7 +54,7 @@ class SelfPlay:
         return [
             problem
             for task in TASKS
-            for problem in self._rng.sample(all_problems(task, *span), counts[task])
+            for problem in self.drawing_rng.sample(all_problems(task, *span), counts[task])
         ]
 
 
@@ -69,16 +69,16 @@ class Frozen(SelfPlay):
 
     learns = False
 
-    def __init__(self, policy: Policy, args: AZRArgs, rng: Random):
-        super().__init__(policy, args, rng)
-        model = copy.deepcopy(policy.model).requires_grad_(False)
-        self.author = replace(policy, model=model)
+    def __init__(self, policy: Policy, args: AZRArgs, followed: Mapping[int, Counter]):
+        super().__init__(policy, args, followed)
+        self.snapshot = copy.deepcopy(policy.model).requires_grad_(False)
+        self.author = replace(policy, model=self.snapshot)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        return dict(self.author.model.state_dict())
+        return dict(self.snapshot.state_dict())
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self.author.model.load_state_dict(state)
+        self.snapshot.load_state_dict(state)
 
 
 class Uniform(SelfPlay):
@@ -88,22 +88,20 @@ class Uniform(SelfPlay):
 
     def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
         args = self.args
-        drawn = generate_of_each_task(args.batch_size, self._rng, args.min_prime, args.max_prime)
+        drawn = generate_of_each_task(
+            args.batch_size, self.drawing_rng, args.min_prime, args.max_prime
+        )
         return list(dict.fromkeys(drawn))
 
 
 class Yoked(SelfPlay):
     """No proposals: the environment draws as many distinct problems as the run `--yoked-to` proposed
-    in the same step. Raises RunDirectoryError for a run that cannot be followed."""
+    in the same step."""
 
     writes = learns = False
 
-    def __init__(self, policy: Policy, args: AZRArgs, rng: Random):
-        super().__init__(policy, args, rng)
-        self._counts = proposed_counts(args)
-
     def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
-        return self._draw(self._counts[step])
+        return self._draw(self.followed[step])
 
 
 class Decoy(SelfPlay):
@@ -131,24 +129,3 @@ PROPOSERS: dict[str, type[SelfPlay]] = {
     "decoy": Decoy,
     "none": Nobody,
 }
-
-
-def proposed_counts(args: AZRArgs) -> dict[int, Counter]:
-    """How many distinct valid problems of each task the run `args.yoked_to` proposed, by step. Raises
-    RunDirectoryError unless it proposed, among the same primes, for as many steps as `args` asks."""
-    flag, folder = f"--yoked-to {args.yoked_to}", Path(args.yoked_to)
-    try:
-        other, steps = read_config(folder)["args"], read_problems(folder)
-    except RunDirectoryError as error:
-        raise RunDirectoryError(f"{flag}: must be a run directory ({error})") from error
-    span = args.min_prime, args.max_prime
-    if (other.get("min_prime"), other.get("max_prime")) != span:
-        raise RunDirectoryError(f"{flag}: must be a run with primes {span[0]} to {span[1]}")
-    if len(steps) < args.total_steps:
-        raise RunDirectoryError(
-            f"{flag}: must have the {args.total_steps} steps of --total-steps; it has {len(steps)}"
-        )
-    return {
-        row["step"]: Counter({t: sum(times > 0 for *_, times, _ in row[str(t)]) for t in TASKS})
-        for row in steps
-    }

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -33,20 +34,22 @@ from transformers.utils import logging as transformers_logging
 
 from constants import TINY_MODEL
 from custom_types import Policy
-from model.args import ArgumentError, AZRArgs, dated, parse_args, resumed_args
+from model.args import ArgumentError, AZRArgs, parse_args, with_prompt_date
 from model.checkpoint import restore, save_policy, training_state
-from model.engine.probe import require_trainable
+from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
 from model.optimizer import NonFiniteError
 from model.plan.plan import plan
+from model.policy.language import language
 from model.policy.load import PolicyError, load_policy
 from model.policy.origin import require_same_origin
 from model.policy.warm_start import warm_start
-from model.presets import is_small, language
-from model.recording.recorder import Recorder, Silence
+from model.presets import is_small
+from model.recording.recorder import Recorder
 from model.run.checkpoints import CheckpointError, load_state
-from model.run.directory import RunDirectoryError
-from model.run.resumption import Resumption, find_resumption
+from model.run.resumption import Resumption, find_resumption, resumed_args
+from model.run.rows import RunDirectoryError
+from model.run.yoking import proposed_counts
 from model.trainer import AZRTrainer
 from utils.allocator import keep_freed_memory
 from utils.files import file_error, forbidden
@@ -68,7 +71,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 
     resumption: what the run goes on with.
     """
-    checkpoint = resumption and resumption.checkpoint
+    checkpoint = resumption.checkpoint if resumption else None
     small = is_small(language(str(checkpoint or args.model)))
     cuda = torch.cuda.is_available() and not small
     if not cuda:
@@ -78,36 +81,45 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         mixed_precision="bf16" if cuda else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
-    args = gather([dated(args)])[0]  # of one day in all processes
-    recorder = Recorder(args, resumption) if accelerator.is_main_process else Silence()
+    args = gather([with_prompt_date(args)])[0]  # of one day in all processes
+    recorder = Recorder(args, resumption) if accelerator.is_main_process else None  # one writes
     try:
         return _train(args, resumption, accelerator, recorder)
     except BaseException:  # an interrupt too
-        recorder.discard()
+        if recorder is not None:
+            recorder.discard()
         raise
 
 
 def _train(
-    args: AZRArgs, resumption: Resumption | None, accelerator: Accelerator, recorder: Silence
+    args: AZRArgs,
+    resumption: Resumption | None,
+    accelerator: Accelerator,
+    recorder: Recorder | None,
 ) -> int:
     """`train`, with what it writes through."""
-    checkpoint = resumption and resumption.checkpoint
+    checkpoint = resumption.checkpoint if resumption else None
     set_seed(args.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     policy = _policy(args, checkpoint)
     renderer = PromptRenderer.for_policy(policy, args)
-    if args.model != TINY_MODEL:
-        policy.model.to(accelerator.device)
-        require_trainable(policy, renderer, args)
     state = load_state(checkpoint) if checkpoint else None
+    policy.model.to(accelerator.device)
+    engine = state["engine"] if state else args.engine  # a resumed run keeps the one it began with
+    policy, why = _with_engine(policy, renderer, replace(args, engine=engine))
     if state is not None and policy.origin is not None:
         require_same_origin(args.model, policy.origin, state["origin"])
-    recorder.start(policy, str(accelerator.device), state)
+    followed = proposed_counts(args) if args.yoked_to else {}
+    if recorder is not None:
+        recorder.start(policy, str(accelerator.device), state)
+        if why is not None:
+            recorder.say(why)
     if args.warm_starts and state is None:
         started = time.perf_counter()
         loss = warm_start(policy, renderer, args)
-        recorder.warm_started(loss, time.perf_counter() - started)
-    trainer = AZRTrainer(policy, renderer, args, accelerator)
+        if recorder is not None:
+            recorder.warm_started(loss, time.perf_counter() - started)
+    trainer = AZRTrainer(policy, renderer, args, accelerator, followed=followed)
     evaluator = Evaluator(policy, renderer, args)
     first = 0
     if state is not None:
@@ -118,9 +130,13 @@ def _train(
     try:
         with StopSignal() as stop:
             stopped = _loop(first, trainer, evaluator, recorder, stop)
-        recorder.finish()
-    except (NonFiniteError, CheckpointError, OSError) as error:
-        raise RunEndedError(f"{error}; {recorder.last_checkpoint()}") from error
+        if recorder is not None:
+            recorder.finish()
+    except (NonFiniteError, CheckpointError, PolicyError, OSError) as error:
+        kept = "the first process says which checkpoint is the last good one"
+        if recorder is not None:
+            kept = recorder.last_checkpoint()
+        raise RunEndedError(f"{error}; {kept}") from error
     finally:
         gc.unfreeze()  # a caller's next run needs this one's memory
     accelerator.wait_for_everyone()  # a process that ends alone would end the others
@@ -142,8 +158,22 @@ def _policy(args: AZRArgs, checkpoint: Path | None) -> Policy:
         raise PolicyError(f"{whose}: cannot be loaded ({cause or error})") from error
 
 
+def _with_engine(
+    policy: Policy, renderer: PromptRenderer, args: AZRArgs
+) -> tuple[Policy, str | None]:
+    """The policy with an engine that fits it, and a line where that needs one. Raises PolicyError. tiny
+    is made for the shared engine, and needs no trial."""
+    if args.model != TINY_MODEL:
+        return fitted(policy, renderer, args)
+    return replace(policy, engine="plain" if args.engine == "plain" else "shared"), None
+
+
 def _loop(
-    first: int, trainer: AZRTrainer, evaluator: Evaluator, recorder: Silence, stop: StopSignal
+    first: int,
+    trainer: AZRTrainer,
+    evaluator: Evaluator,
+    recorder: Recorder | None,
+    stop: StopSignal,
 ) -> int:
     """Steps `first` to `total_steps`, one row of metrics each; row 0 is the evaluation before training.
     Ends early after a step in which any process was asked to stop; the number of that signal, or 0."""
@@ -151,7 +181,8 @@ def _loop(
     problems = evaluation_problems(args)
     save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank)
     for step in range(first, args.total_steps + 1):
-        metrics, evaluated = trainer.step() if step else {"step": 0}, []
+        done = trainer.step() if step else None
+        metrics, evaluated = dict(done.metrics) if done else {"step": 0}, []
         if step % args.eval_every == 0:
             started = time.perf_counter()
             with trainer.accelerator.autocast():
@@ -160,11 +191,11 @@ def _loop(
                 if args.eval_uniform:
                     metrics |= evaluator.uniform_reward()
             metrics["time/eval"] = time.perf_counter() - started
-        trained = list(zip(trainer.scored, trainer.advantages, strict=True))
-        recorder.record(metrics, trained, trainer.played, evaluated)
+        if recorder is not None:
+            recorder.record(metrics, done, evaluated)
         asked = max(gather([stop.number]))  # of all processes, at the same step
         due = step > 0 and step % args.checkpoint_every == 0
-        if due or asked or step == args.total_steps:
+        if recorder is not None and (due or asked or step == args.total_steps):
             recorder.checkpoint(training_state(trainer, evaluator), save)
         if asked:
             return asked
@@ -184,7 +215,7 @@ def main(argv: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        args = parse_args(argv, gpu_memory=gpu_memory())
+        args = parse_args(argv, gpu_memory=gpu_memory(), language_of=language)
         if args.plan:
             text, fits = plan(args)
             print(text)

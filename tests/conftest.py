@@ -12,7 +12,7 @@ from helpers.run_contents import SMALL, done_here
 from transformers.utils import logging as transformers_logging
 
 from model.args import AZRArgs
-from model.policy.load import build_tiny
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from utils.string_formatting import PromptRenderer
 

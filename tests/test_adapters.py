@@ -42,7 +42,7 @@ def test_adapters_change_nothing_at_first_and_alone_are_trained(folder):
 
     trainer = trainer_of(policy, args)
     before = copy.deepcopy(policy.model.state_dict())
-    metrics = trainer.step()
+    metrics = trainer.step().metrics
     after = policy.model.state_dict()
     moved = {name for name in after if not torch.equal(before[name], after[name])}
     assert metrics["grad_norm"] > 0 and moved
@@ -50,7 +50,7 @@ def test_adapters_change_nothing_at_first_and_alone_are_trained(folder):
     # Rank 4 beside each linear layer of hidden 32, intermediate 48, 2 heads and 1 key head of 16:
     # q and o 32 -> 32, k and v 32 -> 16, gate and up 32 -> 48, down 48 -> 32; two layers.
     by_hand = 2 * 4 * (2 * (32 + 32) + 2 * (32 + 16) + 3 * (32 + 48))
-    assert sum(one.numel() for one in trainer.trained) == by_hand
+    assert sum(one.numel() for one in trainer.learner.trained) == by_hand
 
 
 def test_the_merged_checkpoint_needs_no_adapters(folder, tmp_path):
@@ -78,7 +78,7 @@ def test_tied_weights_are_kept_once(folder, tmp_path):
 def test_tiny_gets_adapters_too():
     args = AZRArgs(lora_rank=2, batch_size=2, n_attempts=2)
     trainer = trainer_of(load_policy(args), args)
-    assert trainer.step()["grad_norm"] > 0
+    assert trainer.step().metrics["grad_norm"] > 0
     assert all(
         "lora_" in name
         for name, one in trainer.policy.model.named_parameters()

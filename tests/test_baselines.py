@@ -115,14 +115,13 @@ def test_a_run_is_compared_on_its_evaluation_problems(whole, tmp_path, monkeypat
     assert "--output found: must be a folder without" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_was_trained_on_is_what_entered_the_updates(warm_tiny):
     trainer = make_trainer(warm_tiny[0], train_attempts=False, refill="uniform")
     trained = set()
     for _ in range(3):
-        trainer.step()
-        trained |= {
-            one.rollout.problem for one in trainer.scored if one.rollout.role is Role.SOLVER
-        }
+        scored = trainer.step().learned.scored
+        trained |= {item.rollout.problem for item in scored if item.rollout.role is Role.SOLVER}
     rows = trainer.problems.state_dict()["problems"]
     assert {Problem(TaskType(task), x, y, p) for task, x, y, p, _, n in rows if n} == trained
     assert len(trained) < len(rows)

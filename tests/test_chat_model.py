@@ -5,6 +5,7 @@ Oracle: the files of a real run.
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,12 +15,12 @@ from test_cli import command, rows
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from custom_types import Prompt, Role, TaskType
+from custom_types import Prompt, Response, Role, TaskType
 from model.args import AZRArgs
-from model.engine.probe import require_trainable
-from model.inference import Response, decode, rollout
+from model.engine.probe import fitted
+from model.inference import rollout
 from model.policy.load import PolicyError, load_policy, load_pretrained
-from utils.string_formatting import PromptRenderer, parse_solver
+from utils.string_formatting import PromptRenderer, decode, parse_solver
 
 
 @pytest.mark.slow
@@ -95,8 +96,8 @@ def test_the_update_of_a_loaded_model_checkpoints_its_activations(tmp_path):
     policy.model.model.layers[0].mlp.register_forward_pre_hook(
         lambda *_: passes.append(torch.is_grad_enabled())
     )
-    metrics = trainer.learning_phase(played)
-    assert sum(passes) == 2 * trainer.updates > 0
+    metrics = trainer.learning_phase(played).metrics
+    assert sum(passes) == 2 * trainer.learner.updates > 0
     assert metrics["grad_norm"] > 0
 
 
@@ -141,7 +142,7 @@ def test_bfloat16_autocast_trains_the_same_path(tmp_path):
     policy = load_policy(args)
     before = [weight.detach().clone() for weight in policy.model.parameters()]
     trainer = trainer_of(policy, args, accelerator=CpuAutocast())
-    metrics = trainer.step()
+    metrics = trainer.step().metrics
     assert math.isfinite(metrics["loss"]) and math.isfinite(metrics["grad_norm"])
     after = list(policy.model.parameters())
     assert {weight.dtype for weight in after} == {torch.float32}
@@ -158,13 +159,16 @@ class CpuAutocast(Accelerator):
         return torch.autocast("cpu", dtype=torch.bfloat16)
 
 
-def test_a_model_that_cannot_share_prompts_is_refused(tmp_path):
+def test_a_model_that_cannot_share_prompts_is_played_plainly(tmp_path):
     """transformers' eager attention adds its mask to the scores, so one of booleans hides nothing."""
     save_model(tmp_path)
     args = AZRArgs(model=str(tmp_path), max_answer_tokens=4)
     policy = load_policy(args)
     renderer = PromptRenderer.for_policy(policy, args)
-    require_trainable(policy, renderer, args)
+    fits, why = fitted(policy, renderer, args)
+    assert (fits.engine, why) == ("shared", None)
     policy.model.set_attn_implementation("eager")
-    with pytest.raises(PolicyError, match="must be a model that reads attention masks"):
-        require_trainable(policy, renderer, args)
+    fits, why = fitted(policy, renderer, args)
+    assert fits.engine == "plain" and why.startswith("engine plain, since ") and "differ by" in why
+    with pytest.raises(PolicyError, match="^--engine shared: must be plain or auto for --model"):
+        fitted(policy, renderer, replace(args, engine="shared"))

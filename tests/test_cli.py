@@ -24,7 +24,8 @@ from transformers import (
 from constants import ROOT
 from custom_types import CELLS, ROLES, TASKS, Role, TaskType, Verdict
 from model.args import AZRArgs
-from model.eval.evaluator import Evaluator, evaluation_problems
+from model.eval.evaluator import evaluation_problems
+from model.eval.finished import load_evaluator
 
 pytestmark = pytest.mark.slow
 
@@ -102,12 +103,12 @@ def test_metrics_hold_every_key_of_the_contract(run):
     assert all(a < b for a, b in pairwise(tokens))
 
 
-def test_every_metric_key_is_explained_in_the_readme(run):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_every_metric_key_is_explained_in_the_page_of_runs(run):
+    page = (ROOT / "model" / "run" / "README.md").read_text(encoding="utf-8")
     for key in rows(run / "metrics.jsonl")[-1]:
         for name in (*TASKS, *ROLES):
             key = key.replace(name, "{role}" if name in ROLES else "{task}")
-        assert f"`{key}`" in readme, key
+        assert f"`{key}`" in page, key
 
 
 def test_rollouts_are_transcripts_of_every_cell(run):
@@ -143,7 +144,7 @@ def test_the_checkpoint_loads_with_transformers_and_answers_as_the_run_did(run):
         AutoModelForCausalLM.from_pretrained(folder),
         AutoTokenizer.from_pretrained(folder),
     )
-    evaluator = Evaluator.from_run(run)
+    evaluator = load_evaluator(run)
     problems = evaluation_problems(evaluator.args)
     correct = {task: [] for task in TASKS}
     for problem in problems:
@@ -161,7 +162,7 @@ def test_the_checkpoint_loads_with_transformers_and_answers_as_the_run_did(run):
         )
         (ours,) = evaluator.solve([problem])
         assert text == ours.text
-        correct[problem.task].append(evaluator.judge(ours)[0] is Verdict.CORRECT)
+        correct[problem.task].append(evaluator.judge(ours).verdict is Verdict.CORRECT)
     last = rows(run / "metrics.jsonl")[-1]
     for task in TASKS:
         assert last[f"eval/accuracy_{task}"] == sum(correct[task]) / len(correct[task])

@@ -20,6 +20,7 @@ def said(tmp_path_factory) -> tuple[Path, list[str]]:
     return folder, result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_line_a_step_with_what_the_log_has(said):
     folder, lines = said
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -8,21 +8,22 @@ import pytest
 import torch
 from helpers.trainers import make_trainer, weights
 
-from custom_types import CELLS, TASKS, Problem, Role, TaskType, Verdict
+from custom_types import CELLS, TASKS, Learned, Problem, Role, TaskType, Verdict
 from model.args import ArgumentError, AZRArgs
 from model.proposers import PROPOSERS
-from model.run.directory import RunDirectoryError
+from model.run.yoking import proposed_counts
 
 
-def roles(trainer) -> set[Role]:
-    return {item.rollout.role for item in trainer.scored}
+def roles(learned: Learned) -> set[Role]:
+    return {item.rollout.role for item in learned.scored}
 
 
 def test_uniform_draws_problems_and_asks_no_proposer(warm_tiny):
     trainer = make_trainer(warm_tiny[0], proposer="uniform")
     before = len(trainer.problems)
-    metrics = trainer.step()
-    assert roles(trainer) == {Role.SOLVER} and len(trainer.scored) == 3 * 8 * 3
+    done = trainer.step()
+    metrics = done.metrics
+    assert roles(done.learned) == {Role.SOLVER} and len(done.learned.scored) == 3 * 8 * 3
     assert len(trainer.problems) > before  # what is drawn is remembered
     for task in TASKS:
         assert metrics[f"valid_frac/{task}"] != metrics[f"valid_frac/{task}"]  # NaN: none proposed
@@ -32,11 +33,11 @@ def test_uniform_draws_problems_and_asks_no_proposer(warm_tiny):
 @pytest.mark.parametrize("proposer", ["frozen", "untrained"])
 def test_their_proposals_are_paid_but_never_trained_on(warm_tiny, proposer):
     trainer = make_trainer(warm_tiny[0], proposer=proposer)
-    metrics = trainer.step()
-    assert roles(trainer) == {Role.SOLVER}
+    done = trainer.step()
+    assert roles(done.learned) == {Role.SOLVER}
     for task in TASKS:
-        assert -1 <= metrics[f"reward/proposer_{task}"] <= 1
-        assert 0 <= metrics[f"valid_frac/{task}"] <= 1
+        assert -1 <= done.metrics[f"reward/proposer_{task}"] <= 1
+        assert 0 <= done.metrics[f"valid_frac/{task}"] <= 1
 
 
 @pytest.mark.parametrize("proposer", ["self", "decoy", "frozen", "untrained"])
@@ -84,62 +85,49 @@ def test_a_decoy_learns_from_its_proposals_and_the_solver_from_others(warm_tiny)
     """Each valid proposal is paid by n attempts at itself; the answers trained on are B n a task, those
     to this step's problems as many as the distinct valid proposals', and mostly to other problems."""
     trainer = make_trainer(warm_tiny[0], proposer="decoy", batch_size=64, n_attempts=4)
-    metrics = trainer.step()
-    played = trainer.played
-    valid = [(item, problem) for item, problem in played.proposals if problem is not None]
-    assert roles(trainer) == {Role.PROPOSER, Role.SOLVER}
+    done = trainer.step()
+    played = done.played
+    valid = [item for item in played.proposals if item.proposed is not None]
+    assert roles(done.learned) == {Role.PROPOSER, Role.SOLVER}
     attempts = Counter(one.problem for one in played.completions if one.role is Role.SOLVER)
-    for item, problem in valid:
-        rate = played.solve_rates[problem]
-        assert attempts[problem] >= 4
+    for item in valid:
+        rate = played.solve_rates[item.proposed]
+        assert attempts[item.proposed] >= 4
         assert item.reward == (1 - rate if 0 < rate < 1 else 0)
-    distinct = Counter(problem.task for problem in {problem for _, problem in valid})
+    proposed = {item.proposed for item in valid}
+    distinct = Counter(problem.task for problem in proposed)
     assert len(played.answers) == 3 * 64 * 4 and played.taught == 4 * sum(distinct.values())
     taught = {item.rollout.problem for item in played.answers[: played.taught]}
     assert Counter(problem.task for problem in taught) == distinct
-    proposed = {problem for _, problem in valid}
     assert len(taught & proposed) < len(proposed) / 2
     untrained = 4 * len(proposed - taught)
     sampled = 3 * 64 * 4 + untrained
-    assert metrics["answer_frac/untrained"] == pytest.approx(untrained / sampled)
-    assert metrics["answer_frac/taught"] == pytest.approx(played.taught / sampled)
+    assert done.metrics["answer_frac/untrained"] == pytest.approx(untrained / sampled)
+    assert done.metrics["answer_frac/taught"] == pytest.approx(played.taught / sampled)
 
 
 def test_nobody_proposes_and_the_buffer_fills_every_batch(warm_tiny):
     trainer = make_trainer(warm_tiny[0], proposer="none", seed_problems=1000)
     known = len(trainer.problems)
     assert known == 32 + 32 + 28  # every problem with primes to 13
-    metrics = trainer.step()
-    assert roles(trainer) == {Role.SOLVER} and len(trainer.scored) == 3 * 8 * 3
-    assert metrics["answer_frac/refill"] == 1 and len(trainer.problems) == known
+    done = trainer.step()
+    assert roles(done.learned) == {Role.SOLVER} and len(done.learned.scored) == 3 * 8 * 3
+    assert done.metrics["answer_frac/refill"] == 1 and len(trainer.problems) == known
 
 
 @pytest.mark.slow
 def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
     """As many distinct problems of each task as the run of 20 steps proposed, drawn anew."""
-    trainer = make_trainer(warm_tiny[0], proposer="yoked", yoked_to=str(half), total_steps=20)
+    settings = dict(proposer="yoked", yoked_to=str(half), total_steps=20)
+    counts = proposed_counts(AZRArgs(max_prime=13, **settings))
+    trainer = make_trainer(warm_tiny[0], followed=counts, **settings)
     lines = (half / "problems.jsonl").read_text().splitlines()
     for line in lines[:5]:
         followed = json.loads(line)
-        trainer.step()
-        counts = Counter(problem.task for problem in trainer.played.solve_rates)
-        assert counts == Counter({task: len(followed[task]) for task in TASKS if followed[task]})
-    assert roles(trainer) == {Role.SOLVER}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        (dict(total_steps=21), "must have the 21 steps of --total-steps; it has 20"),
-        (dict(max_prime=31), "must be a run with primes 5 to 31"),
-        (dict(yoked_to="nowhere"), "--yoked-to nowhere: must be a run directory"),
-    ],
-)
-def test_a_run_that_cannot_be_followed_is_refused(warm_tiny, half, changes, said):
-    settings = dict(proposer="yoked", yoked_to=str(half), total_steps=20) | changes
-    with pytest.raises(RunDirectoryError, match=said):
-        make_trainer(warm_tiny[0], **settings)
+        done = trainer.step()
+        drawn = Counter(problem.task for problem in done.played.solve_rates)
+        assert drawn == Counter({task: len(followed[task]) for task in TASKS if followed[task]})
+        assert roles(done.learned) == {Role.SOLVER}
 
 
 def test_the_flag_offers_every_proposer():
@@ -154,10 +142,10 @@ def test_grpo_compares_the_attempts_at_one_problem(warm_tiny):
     """Recomputed for every problem from the rows themselves: mean 0 in each group, and 0 where all
     attempts earned the same."""
     trainer = make_trainer(warm_tiny[0], advantage="grpo", batch_size=16, n_attempts=4)
-    trainer.step()
-    groups, answered = {}, Counter(item.rollout.problem for item in trainer.scored[48:])
-    assert {item.rollout.role for item in trainer.scored[48:]} == {Role.SOLVER}
-    for item, advantage in zip(trainer.scored, trainer.advantages, strict=True):
+    learned = trainer.step().learned
+    groups, answered = {}, Counter(item.rollout.problem for item in learned.scored[48:])
+    assert {item.rollout.role for item in learned.scored[48:]} == {Role.SOLVER}
+    for item, advantage in zip(learned.scored, learned.advantages, strict=True):
         alone = item.rollout.role is Role.PROPOSER or answered[item.rollout.problem] < 4
         key = item.rollout.cell if alone else item.rollout.problem
         groups.setdefault(key, []).append((item.reward, advantage))
@@ -170,6 +158,5 @@ def test_grpo_compares_the_attempts_at_one_problem(warm_tiny):
 
 def test_the_format_reward_pays_wrong_answers(warm_tiny):
     trainer = make_trainer(warm_tiny[0], reward="format", crowding_cost=0.0)
-    trainer.step()
-    paid = {item.verdict: item.reward for item in trainer.scored}
+    paid = {item.verdict: item.reward for item in trainer.step().learned.scored}
     assert paid[Verdict.WRONG] == 1 and paid.get(Verdict.VALID, 1) == 1

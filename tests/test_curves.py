@@ -130,6 +130,7 @@ def test_the_report_has_no_mean_over_other_runs_at_each_step():
     assert [row["step"] for row in curves("g", [long], ["a"])] == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_pictures_of_runs_of_other_lengths(half, tmp_path):
     """A real run beside itself with an evaluation in two left out."""
     other = tmp_path / "other"

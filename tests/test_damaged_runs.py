@@ -9,7 +9,8 @@ from helpers.run_contents import main_here
 
 from model.eval import baselines, plots, report, summary
 from model.run.checkpoints import damage
-from model.run.directory import RunDirectoryError, latest_checkpoint, read_metrics, read_problems
+from model.run.finished import FinishedRun
+from model.run.rows import RunDirectoryError
 
 READERS = {"report": report.main, "summary": summary.main, "plots": plots.main}
 
@@ -119,6 +120,7 @@ def test_a_damaged_file_is_named_in_a_sentence(copy, capsys, command, kind):
         assert said in sentence and sentence.startswith(str(copy))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in DAMAGE if DAMAGE[kind][0] == "config.json"])
 def test_training_says_it_too(copy, kind):
     """A checkpoint has the arguments, so that a config.json that is lost is only said to be."""
@@ -132,12 +134,13 @@ def test_training_says_it_too(copy, kind):
         assert result.stderr.startswith(f"{copy}/config.json: ")
 
 
+@pytest.mark.slow
 def test_half_a_last_line_is_no_row_yet(half, copy, capsys):
     for name in ("metrics", "problems", "evaluations", "rollouts"):
         with open(copy / f"{name}.jsonl", "ab") as log:
             log.write(b'{"step": 21, "abduc')
-    assert read_metrics(copy) == read_metrics(half)
-    assert read_problems(copy) == read_problems(half)
+    assert FinishedRun(copy).metrics == FinishedRun(half).metrics
+    assert FinishedRun(copy).problems == FinishedRun(half).problems
     for command in READERS.values():
         assert command([str(copy)]) == 0, capsys.readouterr().err
 
@@ -145,12 +148,13 @@ def test_half_a_last_line_is_no_row_yet(half, copy, capsys):
 def test_windows_line_ends_are_read(half, copy):
     log = copy / "metrics.jsonl"
     log.write_bytes(log.read_bytes().replace(b"\n", b"\r\n"))
-    assert read_metrics(copy) == read_metrics(half)
+    assert FinishedRun(copy).metrics == FinishedRun(half).metrics
 
 
 # ---------------------------------------------------------------- checkpoints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("named", "said"),
     [
@@ -166,13 +170,13 @@ def test_a_latest_that_names_nothing(whole, copy, capsys, named, said):
     pointer = copy / "checkpoints" / "latest"
     pointer.unlink() if named is None else pointer.write_text(named)
     with pytest.raises(RunDirectoryError, match="checkpoint") as error:
-        latest_checkpoint(copy)
+        _ = FinishedRun(copy).newest_checkpoint
     assert said in str(error.value)
     assert baselines.main(["--model", str(copy)]) == 2
     (sentence,) = capsys.readouterr().err.strip().splitlines()
     assert said in sentence and sentence.startswith(f"--model {copy}: ")
     assert main_here("--resume", "--run-dir", str(copy)).returncode == 0
-    assert latest_checkpoint(copy).name == "step_000020"
+    assert FinishedRun(copy).newest_checkpoint.name == "step_000020"
 
 
 @pytest.mark.parametrize("change", [cut, Path.unlink, lambda f: f.write_text('{"problems": 3}')])
@@ -182,6 +186,7 @@ def test_a_checkpoint_without_its_state_is_no_model_to_compare(copy, capsys, cha
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", ["../secret.txt", "{tmp}/secret.txt", "a/../../secret.txt"])
 def test_a_manifest_is_of_what_is_in_its_folder(copy, tmp_path, outside):
     """Else what is read, and said to differ, is any file of this machine."""

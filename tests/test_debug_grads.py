@@ -3,13 +3,12 @@ whose batch holds one cell alone.
 """
 
 import re
-from functools import partial
 
 import pytest
 import torch
 from helpers.trainers import flat_gradient, make_trainer, weights
 
-from custom_types import CELLS
+from custom_types import CELLS, Round
 
 
 def tables(text: str) -> list[dict]:
@@ -28,7 +27,7 @@ def tables(text: str) -> list[dict]:
 
 def test_the_table_adds_up_and_changes_nothing(warm_tiny, capsys):
     plain, watched = (make_trainer(warm_tiny[0], debug_grads=n) for n in (0, 2))
-    assert plain.step()["loss"] == watched.step()["loss"]
+    assert plain.step().metrics["loss"] == watched.step().metrics["loss"]
     assert all(map(torch.equal, weights(plain), weights(watched)))
     shown = tables(capsys.readouterr().out)
     assert len(shown) == 2  # of the four updates
@@ -46,10 +45,10 @@ def test_a_cell_alone_has_the_whole_update(warm_tiny, capsys):
     trainer = make_trainer(warm_tiny[0], minibatches=1, entropy_coef=0.0, debug_grads=1)
     played = trainer.rollout_phase()
     cell = CELLS[4]
-    own = [one for one in played.answers if (one.rollout.role, one.rollout.task) == cell]
+    answers = [item for item in played.answers if (item.rollout.role, item.rollout.task) == cell]
     trainer.steps = 1
-    trainer.guard.step = partial(lambda *_: True)  # the gradient stays where it is
-    trainer.learning_phase(type(played)((), (), {}, tuple(own), 0, ()))
+    trainer.learner.guard.step = lambda *_: True  # the gradient stays where it is
+    trainer.learning_phase(Round((), (), {}, tuple(answers), 0, ()))
     (table,) = tables(capsys.readouterr().out)
     name = "_".join(cell)
     for other, (norm, share, loss) in table["cells"].items():

@@ -5,9 +5,12 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from model.engine.shared import prefill
-from model.inference import Response, decode, generate, sample_tokens
-from model.policy.load import tiny_tokenizer
+from custom_types import Response
+from model.engine.decoding import prefill
+from model.engine.sampling import sample_tokens
+from model.inference import generate
+from model.policy.tiny import tiny_tokenizer
+from utils.string_formatting import decode
 
 PAD = 0
 

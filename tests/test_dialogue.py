@@ -4,7 +4,7 @@ import pytest
 from test_string_formatting import box, every_task_and_span, some_problems
 
 from custom_types import Problem, Role, TaskType, Verdict
-from model.policy.load import tiny_tokenizer
+from model.policy.tiny import tiny_tokenizer
 from prompts import DIALOGUE, TURN
 from utils.string_formatting import PromptRenderer, format_equation
 from utils.validate_by_executing import judge_proposer, judge_solver

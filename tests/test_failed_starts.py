@@ -35,6 +35,7 @@ def sentence(result: subprocess.CompletedProcess) -> str:
 # ---------------------------------------------------------------- whose fault it is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"),
     [
@@ -132,6 +133,7 @@ def failing(error: BaseException):
     return fail
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
@@ -178,6 +180,7 @@ def test_what_was_recorded_stays(tmp_path, monkeypatch):
     assert sentence(main_here(*SMALL, "--run-dir", str(run))).startswith(f"--run-dir {run}: ")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_not_deleted(half, copy, monkeypatch):
     for owner, name in ((train, "load_policy"), (train.AZRTrainer, "step")):
         with monkeypatch.context() as patched:
@@ -188,6 +191,7 @@ def test_a_run_that_goes_on_is_not_deleted(half, copy, monkeypatch):
     assert_equal_runs(copy, half)
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_file_keeps_no_folder(tmp_path):
     """The kernel refuses any file of more than ten bytes: the configuration is the first."""
     result = limited(tmp_path, 10, *SMALL, "--run-dir", "run")
@@ -198,6 +202,7 @@ def test_a_disk_that_takes_no_file_keeps_no_folder(tmp_path):
 # ---------------------------------------------------------------- after the last checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stuck", "named"), [("plots/accuracy.png", "plots"), ("report.html", "report.html")]
 )
@@ -211,6 +216,7 @@ def test_a_picture_or_a_report_that_cannot_be_written_costs_a_line(copy, stuck, 
     assert "report " in result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "said"),
     [
@@ -230,7 +236,7 @@ def test_a_picture_or_a_report_that_cannot_be_written_costs_a_line(copy, stuck, 
             "wandb could not",
         ),
         ("model.recording.recorder.Console.end", IndexError("no rows"), "the summary could not"),
-        ("model.recording.recorder.read_metrics", OSError(5, "I/O error"), "the summary could not"),
+        ("model.recording.recorder.FinishedRun", OSError(5, "I/O error"), "the summary could not"),
         ("model.run.directory.RunDirectory.close", OSError(28, "No space left"), "logs could not"),
     ],
 )
@@ -245,6 +251,7 @@ def test_whatever_fails_at_the_end_the_run_is_whole(half, tmp_path, monkeypatch,
     assert_equal_runs(run, half)
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_ends_no_run(half, tmp_path):
     """`train.py | head -1`."""
     run = tmp_path / "run"

@@ -14,8 +14,10 @@ from helpers.run_contents import SMALL, assert_equal_runs, contents, done_here, 
 from constants import ROOT
 from model.args import parse_args
 from model.recording.recorder import Recorder
-from model.run.checkpoints import BEST, Checkpoints, damage
-from model.run.directory import RunDirectory, latest_checkpoint
+from model.run.checkpoints import Checkpoints, damage
+from model.run.directory import RunDirectory
+from model.run.finished import FinishedRun
+from model.run.layout import BEST
 from utils.files import is_litter, remove
 
 # Calls of the system replaced by failing ones: a file system without them cannot be mounted everywhere.
@@ -57,6 +59,7 @@ def links(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_symlink()]
 
 
+@pytest.mark.slow
 def test_a_file_system_that_can_do_little_holds_the_same_run(half, tmp_path):
     """No links, no permissions, no locks, no syncing of folders, no replacing of files."""
     run = tmp_path / "run"
@@ -81,14 +84,16 @@ def as_before(run: Path) -> str:
     return name
 
 
+@pytest.mark.slow
 def test_a_run_with_a_link_goes_on(whole, copy):
     as_before(copy)
-    assert latest_checkpoint(copy).name == "step_000020"
+    assert FinishedRun(copy).newest_checkpoint.name == "step_000020"
     done_here("--resume", "--run-dir", str(copy), "--total-steps", "40")
     assert_equal_runs(copy, whole)
     assert links(copy) == []
 
 
+@pytest.mark.slow
 def test_a_copy_that_followed_the_link_goes_on(whole, copy):
     as_before(copy)
     subprocess.run(["cp", "-rL", copy, copy.with_name("copied")], check=True)
@@ -109,6 +114,7 @@ def unfolded(copy) -> tuple[Path, Path]:
     return copy, own
 
 
+@pytest.mark.slow
 def test_a_copied_checkpoint_that_is_the_only_one_is_gone_on_from(half, unfolded):
     run, own = unfolded
     for step in Checkpoints(run / "checkpoints", 1).steps():
@@ -127,6 +133,7 @@ def test_a_copy_takes_the_place_of_a_damaged_checkpoint(unfolded):
     assert (run / "superseded-1" / own.name / "model.safetensors").read_bytes() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["its own file", "damage", "no checkpoint"])
 def test_a_folder_best_that_is_no_duplicate_is_kept(unfolded, what):
     run, own = unfolded
@@ -146,6 +153,7 @@ def test_a_folder_best_that_is_no_duplicate_is_kept(unfolded, what):
     assert best.read_text().strip() == own.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pointer", ["best", "latest"])
 def test_a_pointer_is_the_checkpoint_that_it_names(copy, pointer):
     file = copy / "checkpoints" / pointer
@@ -186,6 +194,7 @@ def test_litter_is_told_from_what_somebody_wrote():
     assert not any(map(is_litter, mine))
 
 
+@pytest.mark.slow
 def test_litter_stops_neither_a_new_run_nor_one_that_goes_on(whole, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -237,6 +246,7 @@ def test_somebodys_files_are_named_and_stop_a_run(copy, tmp_path, name):
         assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_cannot_be_deleted_ends_no_run(whole, copy, monkeypatch):
     """As on a network drive that keeps a deleted file which is still open, under another name. A mock:
     no such drive can be had."""

@@ -97,6 +97,7 @@ def test_other_commands_refuse_it_too(name, capsys):
     assert said == f"{name} 'runs/\\udcff': must be text in UTF-8 without control characters\n"
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_text_on_a_real_command_line(tmp_path):
     (tmp_path / "given").mkdir()
     for name in (b"--model", b"--run-dir", b"--run-name", b"--resume", b"--lr", b"--no-such"):

@@ -89,7 +89,7 @@ def any_script(text, problem, *span):
 @pytest.mark.parametrize("lenient", [reduced, first_box, any_script])
 def test_a_verifier_that_pays_too_much_would_be_noticed(monkeypatch, lenient):
     """Negative control, with the texts of the test above."""
-    monkeypatch.setattr("hostile_text.judge_solver", lenient)
+    monkeypatch.setattr("helpers.hostile_text.judge_solver", lenient)
     rng = Random(1)
     assert any(judged(hostile_text(rng))[0] for _ in range(5_000))
 
@@ -116,7 +116,7 @@ def test_what_a_model_writes_reaches_other_prompts_as_integers_alone(
 
     monkeypatch.setattr("model.trainer.rollout", write)
     played = [trainer.rollout_phase() for _ in range(2)]
-    assert any(problem is not None for _, problem in played[0].proposals)
+    assert any(item.proposed is not None for item in played[0].proposals)
     assert {prompt.role for prompt in asked} == set(Role)  # it was this policy that wrote
     clean = PromptRenderer(PROMPT_SETS[language], tokenizer, 5, 13, limits)
     for prompt in asked:

@@ -9,14 +9,10 @@ from helpers.trainers import relative
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from buffer.base_buff import collate, microbatches
-from custom_types import Example, Role, Rollout, TaskType
-from model.inference import (
-    generate,
-    position_ids,
-    response_logprobs,
-    sample_tokens,
-    token_logprobs,
-)
+from custom_types import Example, Problem, Role, Rollout, TaskType
+from model.engine.sampling import sample_tokens
+from model.engine.shared import SharedEngine
+from model.inference import generate, token_logprobs
 from utils.mocks.mock_transformer import MockConfig, MockTransformer
 
 STOP, PAD = 1, 0
@@ -62,6 +58,14 @@ def batch(rows, width=None, side="right"):
         attention.append([False] * left + [True] * (width - pad) + [False] * right)
         response.append([False] * (left + len(prompt)) + [True] * len(answer) + [False] * right)
     return torch.tensor(ids), torch.tensor(attention), torch.tensor(response)
+
+
+def example(prompt, answer) -> Example:
+    problem = Problem(TaskType.DEDUCTION, 2, 4, 7)
+    zeros = (0.0,) * len(answer)
+    return Example(
+        Rollout(Role.SOLVER, problem.task, problem, prompt, answer, zeros, "", True), 1.0
+    )
 
 
 def mock(table) -> MockTransformer:
@@ -119,16 +123,17 @@ def test_without_the_mask_the_scores_are_off(qwen):
 
 
 def test_chunked_logits_change_neither_value_nor_gradient(qwen, monkeypatch):
-    ids, attention, response = batch([((3, 4), (5, 6, 7)), ((8,), (9, 10))])
+    rows = [((3, 4), (5, 6, 7)), ((8,), (9, 10))]
+    packed = collate([[example(*row)] for row in rows], PAD)
     results, sizes = [], []
     head = qwen.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, hidden, logits: sizes.append(len(logits)))
     for elements, parts in ((2**27, [5]), (100, [2, 2, 1])):  # 100: two tokens of 50 words
-        monkeypatch.setattr("model.inference.LOGIT_CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr("model.engine.shared.LOGIT_CHUNK_ELEMENTS", elements)
         sizes.clear()
-        logprobs, entropy = token_logprobs(qwen, ids, attention, response, 1.0)
+        logprobs, entropy, bonus = SharedEngine(qwen, (STOP,), PAD).score(packed, 1.0)
         assert sizes == parts
-        gradient = torch.autograd.grad((logprobs + 0.3 * entropy).sum(), list(qwen.parameters()))
+        gradient = torch.autograd.grad((logprobs + 0.3 * bonus).sum(), list(qwen.parameters()))
         results.append([logprobs.detach(), entropy.detach(), *gradient])
     hook.remove()
     for whole, chunked in zip(*results, strict=True):
@@ -140,13 +145,7 @@ def test_shared_prompts_change_neither_value_nor_gradient(qwen):
     of different lengths, and two that begin alike. Negative control: without the mask between
     responses the scores are off."""
     answers = [(5, 6, 7), (5, 9), (8,), (3, 3, 3, 1)]
-    examples = [
-        Example(
-            Rollout(Role.SOLVER, TaskType.DEDUCTION, None, p, r, (0.0,) * len(r), "", True), 1.0
-        )
-        for p in prompts(12)
-        for r in answers[: 1 + len(p) % 4]
-    ]
+    examples = [example(p, r) for p in prompts(12) for r in answers[: 1 + len(p) % 4]]
     (rows,) = microbatches(examples, 10_000)
     order = [one.rollout for row in rows for one in row]
     assert len(rows) < len(set(prompts(12))) < len(order)
@@ -158,8 +157,10 @@ def test_shared_prompts_change_neither_value_nor_gradient(qwen):
         score = (logprobs.sum(1) * torch.arange(1, len(order) + 1)).sum() + 0.3 * entropy.sum()
         return torch.cat([g.flatten() for g in torch.autograd.grad(score, list(qwen.parameters()))])
 
-    *shared, bonus = response_logprobs(qwen, packed, 0.7)
-    assert torch.equal(bonus, shared[1])
+    engine = SharedEngine(qwen, (STOP,), PAD)
+    logprobs, entropy, bonus = engine.score(packed, 0.7)
+    assert torch.equal(bonus, entropy)
+    shared = logprobs, bonus  # the entropy itself has no gradient there
     plain = token_logprobs(qwen, ids, mask, response, 0.7)
     for ours, theirs in zip(shared, plain, strict=True):
         torch.testing.assert_close(ours[packed.response_mask], theirs[response], rtol=0, atol=1e-9)
@@ -168,7 +169,7 @@ def test_shared_prompts_change_neither_value_nor_gradient(qwen):
     assert relative(ours, theirs) < 1e-6
 
     blurred = torch.ones_like(packed.attention_mask).tril()
-    off, *_ = response_logprobs(qwen, replace(packed, attention_mask=blurred), 0.7)
+    off = engine.score(replace(packed, attention_mask=blurred), 0.7).logprobs
     assert (off - shared[0]).abs().max() > 0.01
 
 
@@ -276,11 +277,6 @@ def test_generate_leaves_the_mode_and_the_global_generator_alone(qwen):
     before = torch.get_rng_state()
     run(qwen, prompts(2))
     assert qwen.training and torch.equal(before, torch.get_rng_state())
-
-
-def test_position_ids_count_real_tokens_from_either_side():
-    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]]).bool()
-    assert position_ids(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
 
 
 def test_empty_cache_of_the_mock_can_be_selected():

@@ -11,7 +11,7 @@ from test_chat_model import byte_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification, Qwen2Config, Qwen2Model
 
 from model.eval import baselines
-from model.eval.evaluator import Evaluator
+from model.eval.finished import load_evaluator
 from model.policy.load import PolicyError, load_pretrained
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -47,12 +47,12 @@ def test_tensors_that_do_not_fit_are_refused_by_name(tmp_path, capsys, change, s
 
 def test_a_checkpoint_whose_tensors_were_renamed_is_not_evaluated(tmp_path, half):
     run = shutil.copytree(half, tmp_path / "run", symlinks=True)
-    assert Evaluator.from_run(run)
+    assert load_evaluator(run)
     change_tensors(
         run / "checkpoints" / "step_000020", lambda own: {f"module.{k}": v for k, v in own.items()}
     )
     with pytest.raises(PolicyError, match=r"15 tensors \(lm_head.weight, .*\) are missing"):
-        Evaluator.from_run(run)
+        load_evaluator(run)
 
 
 def test_a_classifier_is_refused(tmp_path, capsys):

@@ -100,6 +100,7 @@ def test_a_log_that_is_gone_is_refused(copy):
     assert files(copy) == before
 
 
+@pytest.mark.slow
 def test_each_of_several_processes_refuses(copy):
     log = copy / "metrics.jsonl"
     log.write_bytes(damaged(log.read_bytes(), "windows"))
@@ -111,6 +112,7 @@ def test_each_of_several_processes_refuses(copy):
     assert files(copy) == before
 
 
+@pytest.mark.slow
 def test_a_run_of_before_that_counted_bytes_alone_goes_on(whole, copy):
     """Unless a line end is not where it was."""
     for checkpoint in copy.glob("checkpoints/step_*"):
@@ -154,6 +156,7 @@ def test_an_edited_config_is_refused(copy, name, value, said):
     assert len(result.stderr.strip().splitlines()) == 1 and files(copy) == before
 
 
+@pytest.mark.slow
 def test_a_config_with_windows_line_ends_is_the_same(whole, copy):
     text = (copy / "config.json").read_bytes()
     (copy / "config.json").write_bytes(text.replace(b"\n", b"\r\n"))
@@ -181,6 +184,7 @@ def test_a_config_that_was_cut_off(half, copy):
 # ---------------------------------------------------------------- what is cut is kept
 
 
+@pytest.mark.slow
 def test_what_an_interruption_cost_is_kept(half, copy):
     """Rows after the checkpoint, and half a row."""
     steps = (copy / "checkpoints" / "step_000015").name
@@ -195,6 +199,7 @@ def test_what_an_interruption_cost_is_kept(half, copy):
     assert_equal_runs(copy, half)
 
 
+@pytest.mark.slow
 def test_nothing_is_kept_where_nothing_is_cut(half, copy):
     done_here("--resume", "--run-dir", str(copy))
     assert not list(copy.glob("superseded-*"))
@@ -207,6 +212,7 @@ def test_nothing_is_kept_where_nothing_is_cut(half, copy):
     assert_equal_runs(copy, half)
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_no_row(tmp_path):
     """SIGKILL after a few rows; each interruption has a folder of its own."""
     run = tmp_path / "run"

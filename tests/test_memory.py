@@ -12,13 +12,16 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from buffer.base_buff import collate
 from constants import CUDA_MODEL
-from custom_types import TASKS, Example, Role, Rollout
-from model import inference, memory, plan
+from custom_types import TASKS, Example, Problem, Role, Rollout
 from model.args import parse_args
-from model.engine.shared import prefill
-from model.inference import generate, response_logprobs, sample_tokens
-from model.plan.memory import ADAPTERS, AUTOCAST, FLOAT32, Part, Precision
-from model.plan.plan import GIB
+from model.engine import shared
+from model.engine.decoding import prefill
+from model.engine.sampling import sample_tokens
+from model.engine.shared import SharedEngine
+from model.inference import generate
+from model.plan import memory
+from model.plan.memory import ADAPTERS, AUTOCAST, FLOAT32, Precision, Stage, total
+from model.plan.plan import GIB, read_model
 from model.policy.adapters import add_adapters
 
 STANDING = "weights", "AdamW moments", "gradients"
@@ -63,7 +66,7 @@ def peak_of(run) -> int:
 
 def tokens(rows: int, length: int, vocabulary: int) -> list[tuple[int, ...]]:
     torch.manual_seed(1)
-    return [tuple(own) for own in torch.randint(0, vocabulary, (rows, length)).tolist()]
+    return [tuple(row) for row in torch.randint(0, vocabulary, (rows, length)).tolist()]
 
 
 def test_parameters_by_hand():
@@ -74,7 +77,7 @@ def test_parameters_by_hand():
     smollm2 = 49_152 * 576 + 30 * layer + 576
     assert (qwen, smollm2) == (3_085_938_688, 134_515_008)
     for name, count in ((CUDA_MODEL, qwen), ("smollm2", smollm2), ("tiny", 60_672)):
-        model, _ = plan.read_model(parse_args(["--model", name]))
+        model, _ = read_model(parse_args(["--model", name]))
         assert model.num_parameters() == count and model.device.type == "meta"
 
 
@@ -86,52 +89,54 @@ def test_weights_gradients_and_moments_are_those_of_a_real_step(precision):
     with autocast(precision):
         model(input_ids=torch.arange(8)[None]).logits.float().logsumexp(-1).sum().backward()
     optimizer.step()
-    moments = [own[key] for own in optimizer.state.values() for key in ("exp_avg", "exp_avg_sq")]
-    rows = memory.standing_rows(small(precision, plain=True), precision, RANK[precision])
-    assert rows["weights"].size == sum(weight.nbytes for weight in model.parameters())
-    assert rows["gradients"].size == sum(weight.grad.nbytes for weight in trained)
-    assert rows["AdamW moments"].size == sum(moment.nbytes for moment in moments)
+    states = optimizer.state.values()
+    moments = [state[key] for state in states for key in ("exp_avg", "exp_avg_sq")]
+    sizes = memory.standing_sizes(small(precision, plain=True), precision, RANK[precision])
+    assert total(sizes["weights"]) == sum(weight.nbytes for weight in model.parameters())
+    assert total(sizes["gradients"]) == sum(weight.grad.nbytes for weight in trained)
+    assert total(sizes["AdamW moments"]) == sum(moment.nbytes for moment in moments)
 
 
 def test_three_billion_parameters_by_hand():
-    model, _ = plan.read_model(parse_args(["--model", CUDA_MODEL]))
-    rows = memory.standing_rows(model, AUTOCAST)
-    standing = sum(rows[name].size for name in STANDING)
+    model, _ = read_model(parse_args(["--model", CUDA_MODEL]))
+    sizes = memory.standing_sizes(model, AUTOCAST)
+    standing = sum(total(sizes[name]) for name in STANDING)
     assert standing == 16 * 3_085_938_688 and round(standing / GIB, 1) == 46.0
-    assert round((standing + rows["bfloat16 copies"].size) / GIB, 1) == 51.7
+    assert round((standing + total(sizes["bfloat16 copies"])) / GIB, 1) == 51.7
     # Adapters of rank 32 beside q, k, v, o, gate, up and down: 32 (inputs + outputs) each.
     adapters = 36 * 32 * (4096 + 2 * (2048 + 256) + 4096 + 3 * (2048 + 11_008))
-    rows = memory.standing_rows(model, ADAPTERS, 32)
-    assert rows["gradients"].size == 4 * adapters
-    assert rows["weights"].size == 2 * 3_085_938_688 + 4 * adapters
+    sizes = memory.standing_sizes(model, ADAPTERS, 32)
+    assert total(sizes["gradients"]) == 4 * adapters
+    assert total(sizes["weights"]) == 2 * 3_085_938_688 + 4 * adapters
 
 
 def measured_update(precision: Precision, row=128, floor=0.0, **sizes) -> int:
     """The peak of a microbatch after the first, 512 tokens in rows of `row`, beyond weights and
     gradients."""
     model, zeros = small(precision, **sizes), (0.0,) * (row - 2)
+    engine, problem = SharedEngine(model, (), 0), Problem(TASKS[0], 2, 4, 7)
     rows = [
-        [Example(Rollout(Role.SOLVER, TASKS[0], None, own[:2], own[2:], zeros, "", True), 1.0)]
-        for own in tokens(512 // row, row, model.config.vocab_size)
+        [Example(Rollout(Role.SOLVER, TASKS[0], problem, ids[:2], ids[2:], zeros, "", True), 1.0)]
+        for ids in tokens(512 // row, row, model.config.vocab_size)
     ]
     for weight in model.parameters():
         weight.grad = torch.zeros_like(weight) if weight.requires_grad else None
 
     def microbatch():
         with autocast(precision):
-            logprobs, _, bonus = response_logprobs(model, collate(rows, 0), 1.0, floor)
-        (logprobs.sum() + bonus.sum()).backward()
+            scores = engine.score(collate(rows, 0), 1.0, floor)
+        (scores.logprobs.sum() + scores.bonus.sum()).backward()
 
     return peak_of(microbatch)
 
 
 def planned_update(precision: Precision, row=128, floor=0.0, **sizes) -> tuple[int, str]:
-    """The same, planned, and the last part of it, which tells the moment."""
+    """The same, planned, and the moment."""
     model = small(precision, plain=True, **sizes)
-    rows = memory.standing_rows(model, precision, RANK[precision])
-    rows |= memory.update_rows(model, precision, 512, row, RANK[precision], floor)
-    most = memory.peak(rows, "update")
-    return most.size - sum(rows[name].size for name in STANDING), most.formula.split(" + ")[-1]
+    planned = memory.standing_sizes(model, precision, RANK[precision])
+    planned |= memory.update_sizes(model, precision, 512, row, RANK[precision], floor)
+    moment = memory.fullest_moment(planned, "update")
+    return memory.sum_of(planned, moment) - memory.sum_of(planned, STANDING), moment[-1]
 
 
 WIDE = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=8)
@@ -160,7 +165,7 @@ def test_the_peak_of_an_update_is_the_allocators(precision, moment, sizes):
 
 
 def test_logits_come_in_chunks(monkeypatch):
-    for module in (inference, memory):
+    for module in (shared, memory):
         monkeypatch.setattr(module, "LOGIT_CHUNK_ELEMENTS", 64 * 4000)
     measured = measured_update(AUTOCAST, **WORDS)
     assert planned_update(AUTOCAST, **WORDS)[0] == pytest.approx(measured, rel=0.1)
@@ -180,8 +185,8 @@ def test_the_cache_is_the_real_one(precision):
     with torch.no_grad(), autocast(precision):
         _, decoding = prefill(model, tokens(5, 7, 64), 0, 4)
     rooms = [kept for layer in decoding.cache.layers for kept in (layer.keys, layer.values)]
-    planned = memory.rollout_rows(model, precision, Part(5, 5, 7, 4), 5)["KV cache"].size
-    assert planned == sum(room.untyped_storage().nbytes() for room in rooms)
+    planned = memory.rollout_sizes(model, precision, Stage(5, 5, 7, 4), 5)["KV cache"]
+    assert total(planned) == sum(room.untyped_storage().nbytes() for room in rooms)
 
 
 @pytest.mark.parametrize("rows, words", [(64, 2000), (16, 16_000)])
@@ -190,8 +195,8 @@ def test_sampling_holds_three_float32_tables_and_the_logits(precision, dtype, ro
     logits, uniform = torch.randn(rows, words).to(dtype), torch.rand(rows)
     measured = logits.nbytes + peak_of(lambda: sample_tokens(logits, 1.0, uniform))
     model = small(precision, plain=True, vocab_size=words)
-    planned = memory.rollout_rows(model, precision, Part(rows, rows, 1, 1), rows)["sampling"].size
-    assert planned == pytest.approx(measured, rel=0.01)
+    planned = memory.rollout_sizes(model, precision, Stage(rows, rows, 1, 1), rows)["sampling"]
+    assert total(planned) == pytest.approx(measured, rel=0.01)
 
 
 ROLLOUTS = [  # rows, distinct prompts, their tokens, new tokens
@@ -215,8 +220,8 @@ def test_the_peak_of_a_rollout_is_the_allocators(precision, moment, work, sizes)
             generate(model, prompts, max_new_tokens=new, max_rows=rows, **settings)
 
     measured, model = peak_of(sample), small(precision, plain=True, **sizes)
-    parts = memory.standing_rows(model, precision, RANK[precision])
-    parts |= memory.rollout_rows(model, precision, Part(*work[:4]), rows)
-    most = memory.peak(parts, "rollout")
-    planned = most.size - parts["weights"].size - parts["AdamW moments"].size
-    assert most.formula.endswith(moment) and planned == pytest.approx(measured, rel=0.1)
+    planned = memory.standing_sizes(model, precision, RANK[precision])
+    planned |= memory.rollout_sizes(model, precision, Stage(*work), rows)
+    names = memory.fullest_moment(planned, "rollout")
+    beyond = memory.sum_of(planned, names) - memory.sum_of(planned, memory.STANDING)
+    assert names[-1] == moment and beyond == pytest.approx(measured, rel=0.1)

@@ -72,6 +72,7 @@ def test_what_a_checkpoint_holds_is_what_was_trained(tmp_path, kind):
     assert (ours - first).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_experts_are_trained_and_kept(tmp_path, capsys):
     """By the command: adapters of experts have a gradient, and the checkpoint is whole."""
     folder = odd_model(tmp_path / "model", "mixtral", **SHAPE, num_local_experts=4)
@@ -128,6 +129,7 @@ def test_a_wrong_merge_is_seen(tmp_path, kind):
         assert merge_fault(model, own) is not None, what
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_another_model_is_not_written(tmp_path, monkeypatch, capsys):
     """A mock stands for an architecture whose merge goes wrong later on: the run ends with the last good
     checkpoint."""

@@ -1,6 +1,7 @@
 """Metric keys and what stands under them. Oracle: arithmetic on rows made by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -54,8 +55,11 @@ def test_no_metric_key_can_be_mislabelled(cell):
 def test_proposal_metrics_belong_to_their_task(task):
     """One task proposes 2, 4, 7 twice, a new 3, 4, 11 once and one invalid; the others nothing valid."""
     known, new = Problem(task, 2, 4, 7), Problem(task, 3, 4, 11)
-    rows = [(scored(Role.PROPOSER, task, 1.0), p) for p in (known, known, new, None)]
-    rows += [(scored(Role.PROPOSER, other, 1.0), None) for other in TASKS if other != task]
+    rows = [
+        replace(scored(Role.PROPOSER, task, 1.0), proposed=problem)
+        for problem in (known, known, new, None)
+    ]
+    rows += [scored(Role.PROPOSER, other, 1.0) for other in TASKS if other != task]
     played = Round(tuple(rows), (new,), {known: 0.25, new: 0.75}, (), 0, ())
     metrics = proposal_metrics(played, 5, 13)
     own = {key.split("/")[0]: value for key, value in metrics.items() if key.endswith(task)}
@@ -80,7 +84,9 @@ def test_what_answers_were_for_and_how_long_completions_are():
     and responses of 3, three have not ended."""
 
     def one(role, finished):
-        return Rollout(role, TASKS[0], None, (1, 1), (2, 2, 2), (0.0,) * 3, "", finished)
+        return Rollout(
+            role, TASKS[0], Problem(TASKS[0], 2, 4, 7), (1, 1), (2, 2, 2), (0.0,) * 3, "", finished
+        )
 
     answers = [one(Role.SOLVER, finished=number > 1) for number in range(10)]
     proposals = [one(Role.PROPOSER, finished=number > 0) for number in range(2)]

@@ -4,15 +4,25 @@ weights before it. Oracles: the update in one piece, arithmetic in the comments,
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from helpers.trainers import flat_gradient, make_trainer, relative, weights
+from helpers.trainers import (
+    flat_gradient,
+    keep_weights,
+    make_trainer,
+    relative,
+    weights,
+    with_engine,
+)
 from test_replay import rollout
 
-from buffer.base_buff import collate
-from custom_types import Example, Role, Round
-from model.trainer import AZRTrainer
+from buffer.base_buff import ReplayBuffer
+from compute.objective import compute_azr_objective
+from custom_types import Role, Round
+from model.engine.shared import SharedEngine
+from model.learner import Learner
 
 
 def gradient_of_the_phase(policy, **changes) -> torch.Tensor:
@@ -20,7 +30,7 @@ def gradient_of_the_phase(policy, **changes) -> torch.Tensor:
     trainer = make_trainer(policy, max_grad_norm=1e9, **changes)
     trainer.policy.model.double()
     played = trainer.rollout_phase()
-    trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
+    keep_weights(trainer)
     trainer.learning_phase(played)
     return flat_gradient(trainer)
 
@@ -46,7 +56,7 @@ def shifted(played: Round, nats: float) -> Round:
 
     return replace(
         played,
-        proposals=tuple((scored(item), problem) for item, problem in played.proposals),
+        proposals=tuple(scored(item) for item in played.proposals),
         answers=tuple(scored(item) for item in played.answers),
         completions=tuple(map(moved, played.completions)),
     )
@@ -54,8 +64,8 @@ def shifted(played: Round, nats: float) -> Round:
 
 def learned_from(policy, nats: float, **changes) -> tuple[dict, list[torch.Tensor]]:
     trainer = make_trainer(policy, **changes)
-    metrics = trainer.learning_phase(shifted(trainer.rollout_phase(), nats))
-    return metrics, weights(trainer)
+    learned = trainer.learning_phase(shifted(trainer.rollout_phase(), nats))
+    return learned.metrics, weights(trainer)
 
 
 @pytest.mark.parametrize("minibatches", [1, 4])
@@ -77,48 +87,50 @@ def test_the_samplers_logprobs_are_compared_and_train_nothing(warm_tiny, minibat
     assert metrics["sampling/logp_difference_max"] == pytest.approx(0.5, rel=1e-4)
 
 
-class OneLaterMinibatchShifted(AZRTrainer):
+class OneLaterMinibatchShifted(SharedEngine):
     """The sampler of the rows in the second minibatch alone was off by a nat."""
 
-    parts = 0
+    minibatches = 0
 
-    def _packed(self, examples):
-        packed = super()._packed(examples)
-        self.parts += 1
-        if self.parts == 2:
-            packed = [replace(one, old_logprobs=one.old_logprobs - 1) for one in packed]
-        return packed
+    def batches(self, examples, max_tokens):
+        batches = super().batches(examples, max_tokens)
+        self.minibatches += 1
+        if self.minibatches == 2:
+            batches = [replace(one, old_logprobs=one.old_logprobs - 1) for one in batches]
+        return batches
 
 
 def test_every_minibatch_is_compared_with_its_sampler(warm_tiny):
-    metrics = make_trainer(warm_tiny[0], OneLaterMinibatchShifted, minibatches=4).step()
+    learner = with_engine(OneLaterMinibatchShifted)
+    metrics = make_trainer(warm_tiny[0], learner=learner, minibatches=4).step().metrics
     assert metrics["sampling/ratio_max"] == pytest.approx(math.e, rel=1e-3)
 
 
-class ColderSampler(AZRTrainer):
-    """Samples at another temperature than it scores at."""
-
-    def _rollout(self, policy, prompts):
-        scoring, self.args = self.args, replace(self.args, temperature=0.5)
-        sampled = super()._rollout(policy, prompts)
-        self.args = scoring
-        return sampled
+def warmer_scores(policy, args, accelerator) -> Learner:
+    """Scores at twice the temperature that the trainer samples at."""
+    return Learner(policy, replace(args, temperature=2 * args.temperature), accelerator)
 
 
-class ShiftedScores(AZRTrainer):
+class ShiftedScores(SharedEngine):
     """Scores each token by the logits of the token before."""
 
-    def _score(self, part):
-        return super()._score(replace(part, sources=(part.sources - 1).clamp(min=0)))
+    def score(self, batch, temperature, floor=0.0):
+        shifted = replace(batch, sources=(batch.sources - 1).clamp(min=0))
+        return super().score(shifted, temperature, floor)
 
 
 @pytest.mark.parametrize("minibatches", [1, 4])
-@pytest.mark.parametrize("wrong", [ColderSampler, ShiftedScores])
-def test_a_sampler_or_scores_that_are_off_would_be_noticed(warm_tiny, wrong, minibatches):
+@pytest.mark.parametrize(
+    ("wrong", "changes"),
+    [(warmer_scores, dict(temperature=0.5)), (with_engine(ShiftedScores), {})],
+    ids=["colder sampler", "shifted scores"],
+)
+def test_a_sampler_or_scores_that_are_off_would_be_noticed(warm_tiny, wrong, changes, minibatches):
     """Negative controls of `test_the_ratio_is_one_before_the_first_update`: colder samples are likelier
     by their sampler, and shifted scores find all of them unlikely. The update's own ratio is 1 in its
     first minibatch even so."""
-    metrics = make_trainer(warm_tiny[0], wrong, minibatches=minibatches).step()
+    trainer = make_trainer(warm_tiny[0], learner=wrong, minibatches=minibatches, **changes)
+    metrics = trainer.step().metrics
     assert abs(math.log(metrics["sampling/ratio_max"])) > 0.1
     assert metrics["sampling/approx_kl"] > 1e-4
     assert metrics["sampling/logp_difference_max"] > 0.1
@@ -128,7 +140,7 @@ def test_a_sampler_or_scores_that_are_off_would_be_noticed(warm_tiny, wrong, min
 
 def test_the_entropy_of_a_step_is_that_of_all_its_minibatches(warm_tiny):
     """The same rows and the same weights, in one piece or in four."""
-    one, four = (make_trainer(warm_tiny[0], minibatches=n).step() for n in (1, 4))
+    one, four = (make_trainer(warm_tiny[0], minibatches=n).step().metrics for n in (1, 4))
     for role in Role:
         assert four[f"entropy/{role}"] == pytest.approx(one[f"entropy/{role}"], rel=1e-5)
 
@@ -146,32 +158,38 @@ def test_the_bonus_is_the_mean_entropy_by_weight(warm_tiny, weight):
             entropy_coef=coef,
             proposer_weight=weight,
         )
-        losses[coef] = (metrics := trainer.step())["loss"]
+        done = trainer.step()
+        losses[coef] = done.metrics["loss"]
     total = count = 0.0
     for role in Role:
-        rows = [item.rollout for item in trainer.scored if item.rollout.role is role]
+        rows = [item.rollout for item in done.learned.scored if item.rollout.role is role]
         tokens = sum(len(row.response_ids) for row in rows)
         tokens *= weight if role is Role.PROPOSER else 1
-        total, count = total + tokens * metrics[f"entropy/{role}"], count + tokens
+        total, count = total + tokens * done.metrics[f"entropy/{role}"], count + tokens
     assert losses[0.0] - losses[0.1] == pytest.approx(0.1 * total / count, rel=1e-4)
 
 
 def test_every_setting_reaches_its_place_in_the_objective(warm_tiny):
     """Two answers of a token each, by hand. The first is good, 1.4 times as likely, below the clip at
     1.5: 1.4. The second is bad, 0.6 times as likely, held at the clip: -0.9. Weighing 2 and 3 they make
-    2.8 - 2.7. The first stands for five sampled answers and the second for one, so of six tokens one is
-    clipped."""
-    trainer = make_trainer(warm_tiny[0], clip_low=0.1, clip_high=0.5)
-    rows = [
-        [Example(rollout((7,), (9,)), 1.0, weight=2.0, count=5)],
-        [Example(rollout((7,), (8,)), -1.0, weight=3.0, count=1)],
-    ]
-    batch, ratios = collate(rows, pad_id=0), torch.tensor([[1.4], [0.6]])
-    value, extra = trainer._objective(
-        batch.old_logprobs + ratios.log(), batch, aggregate="sequence", denominator=1,
-        weights=batch.weights,
+    2.8 - 2.7, over a weight of 5. The first stands for five sampled answers and the second for one, so of
+    six tokens one is clipped."""
+
+    def as_if_moved(new, old, advantages, mask, **settings):
+        """The objective, had the weights moved that far since the answers were sampled."""
+        ratios = torch.tensor([1.4, 0.6])[(advantages < 0).long(), None]
+        return compute_azr_objective(
+            new - new.detach() + old + ratios.log(), old, advantages, mask, **settings
+        )
+
+    trainer = make_trainer(
+        warm_tiny[0], learner=partial(Learner, objective=as_if_moved), minibatches=1, clip_low=0.1,
+        clip_high=0.5, entropy_coef=0.0,
     )  # fmt: skip
-    assert value.item() == pytest.approx(0.1, abs=1e-6)
-    assert extra["tokens"].item() == 6 and extra["clip_ratio"].item() == pytest.approx(1 / 6)
+    good, bad = rollout((7,), (9,)), rollout((7,), (8,))
+    replay = ReplayBuffer([good] * 5 + [bad], [1.0] * 5 + [-1.0], [0.4] * 5 + [3.0])
+    metrics = trainer.learner.learn(replay, lr=0.0)
+    assert metrics["loss"] == pytest.approx(-0.1 / 5, abs=2e-7)
+    assert metrics["clip_ratio"] == pytest.approx(1 / 6)
     kl = (5 * (0.4 - math.log(1.4)) + (-0.4 - math.log(0.6))) / 6
-    assert extra["approx_kl"].item() == pytest.approx(kl, rel=1e-5)
+    assert metrics["approx_kl"] == pytest.approx(kl, rel=1e-5)

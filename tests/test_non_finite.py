@@ -3,47 +3,55 @@
 import copy
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from helpers.run_contents import SMALL
 from helpers.trainers import make_trainer, weights
 
+from compute.objective import compute_azr_objective
 from model import train
+from model.learner import Learner
 from model.optimizer import MOST_SKIPPED, NonFiniteError
 from model.trainer import AZRTrainer
 
 NAN, INFINITY = float("nan"), float("inf")
 
 
-class Spoiled(AZRTrainer):
-    """The parts of an update in `spoiled`, counted from 1, have a factor in their objective."""
+class Spoiled:
+    """The paper's objective, times a factor at those of its calls, counted from 1, that have one. Where a
+    minibatch is one batch, as here, an update is a call."""
 
-    spoiled: dict[int, float] = {}
-    parts = 0
+    def __init__(self, factors: dict[int, float]):
+        self.factors, self.calls = factors, 0
 
-    def _objective(self, *args, **mean_over):
-        objective, extra = super()._objective(*args, **mean_over)
-        self.parts += 1
-        return objective * self.spoiled.get(self.parts, 1.0), extra
+    def __call__(self, *logprobs_and_more, **settings):
+        objective, measured = compute_azr_objective(*logprobs_and_more, **settings)
+        self.calls += 1
+        return objective * self.factors.get(self.calls, 1.0), measured
+
+
+def spoiled(factors: dict[int, float]):
+    """What makes the learner of a trainer."""
+    return partial(Learner, objective=Spoiled(factors))
 
 
 def moments(trainer: AZRTrainer) -> list[torch.Tensor]:
-    state = copy.deepcopy(trainer.optimizer.state_dict()["state"])
-    return [value for own in state.values() for value in own.values()]
+    state = copy.deepcopy(trainer.learner.optimizer.state_dict()["state"])
+    return [value for of_weight in state.values() for value in of_weight.values()]
 
 
 @pytest.mark.parametrize("factor", [NAN, INFINITY, -INFINITY])
 def test_an_update_that_is_not_finite_is_skipped_and_counted(warm_tiny, factor):
-    trainer = make_trainer(warm_tiny[0], Spoiled, minibatches=1, lr_warmup=0)
-    trainer.spoiled = {2: factor}
-    assert trainer.step()["skipped_updates"] == 0
+    trainer = make_trainer(warm_tiny[0], learner=spoiled({2: factor}), minibatches=1, lr_warmup=0)
+    assert trainer.step().metrics["skipped_updates"] == 0
     before, memory = weights(trainer), moments(trainer)
-    metrics = trainer.step()
+    metrics = trainer.step().metrics
     assert metrics["skipped_updates"] == 1 and not math.isfinite(metrics["loss"])
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer), before, strict=True))
     assert all(torch.equal(a, b) for a, b in zip(moments(trainer), memory, strict=True))
-    after = trainer.step()
+    after = trainer.step().metrics
     assert after["skipped_updates"] == 0 and math.isfinite(after["grad_norm"])
     moved = [not torch.equal(a, b) for a, b in zip(weights(trainer), before, strict=True)]
     assert all(moved)
@@ -54,29 +62,32 @@ def test_a_gradient_that_is_not_finite_is_skipped_though_the_loss_is(warm_tiny):
     trainer = make_trainer(warm_tiny[0], minibatches=1)
     spoil = trainer.policy.model.lm_head.weight.register_hook(lambda gradient: gradient * NAN)
     before = weights(trainer)
-    metrics = trainer.step()
+    metrics = trainer.step().metrics
     assert math.isfinite(metrics["loss"]) and math.isnan(metrics["grad_norm"])
     assert metrics["skipped_updates"] == 1
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer), before, strict=True))
     spoil.remove()
-    assert trainer.step()["skipped_updates"] == 0
+    assert trainer.step().metrics["skipped_updates"] == 0
 
 
 def test_it_ends_after_a_few_in_a_row_and_not_before(warm_tiny):
-    trainer = make_trainer(warm_tiny[0], Spoiled, minibatches=1)
-    few = range(1, MOST_SKIPPED)
-    trainer.spoiled = dict.fromkeys([*few, *(MOST_SKIPPED + one for one in few)], NAN)
+    """Of all updates the fifth alone is good: the run of bad ones that ends it is the second."""
+    bad = [update for update in range(1, 100) if update != MOST_SKIPPED]
+    trainer = make_trainer(warm_tiny[0], learner=spoiled(dict.fromkeys(bad, NAN)), minibatches=1)
     for _ in range(2 * MOST_SKIPPED - 1):
-        trainer.step()  # one good update between two rows of bad ones
-    trainer.spoiled = dict.fromkeys(range(2 * MOST_SKIPPED, 100), NAN)
+        trainer.step()
     with pytest.raises(NonFiniteError, match=f"not finite in {MOST_SKIPPED} updates in a row"):
         trainer.step()
 
 
 def test_the_run_ends_with_the_last_good_checkpoint_named(tmp_path, monkeypatch, capsys):
     """NaN from the third step on: rows of the steps before the end are there, with null for NaN."""
-    monkeypatch.setattr(Spoiled, "spoiled", dict.fromkeys(range(3, 1000), NAN))
-    monkeypatch.setattr("model.train.AZRTrainer", Spoiled)
+
+    def spoiled_trainer(policy, renderer, args, accelerator, **more) -> AZRTrainer:
+        learner = spoiled(dict.fromkeys(range(3, 1000), NAN))(policy, args, accelerator)
+        return AZRTrainer(policy, renderer, args, accelerator, learner=learner, **more)
+
+    monkeypatch.setattr("model.train.AZRTrainer", spoiled_trainer)
     run = tmp_path / "run"
     settings = ["--minibatches", "1", "--checkpoint-every", "2", "--total-steps", "20"]
     argv = [*SMALL, *settings, "--run-dir", str(run), "--quiet"]

@@ -67,6 +67,7 @@ def numbers(run):
     return [row.get("loss") for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CHANGES)
 def test_what_changed_is_refused_by_name(begun, tmp_path, capsys, kind):
     change, said = CHANGES[kind]
@@ -89,6 +90,7 @@ def test_what_changed_is_refused_by_name(begun, tmp_path, capsys, kind):
         shutil.copytree(kept, folder)
 
 
+@pytest.mark.slow
 def test_what_did_not_change_goes_on_as_the_run_would_have(begun, tmp_path):
     """Under another path, and with files that were written again."""
     again = shutil.copytree(begun / "model", tmp_path / "again")

@@ -13,7 +13,7 @@ from constants import ROOT
 from custom_types import CELLS
 from model.eval import baselines, collapse, plots, report
 from model.report.pictures import signed
-from model.run.directory import COMPARISON, REPORT
+from model.run.layout import COMPARISON, REPORT
 from model.run.outputs import PAGE, PICTURE, output_file, output_folder
 
 PAGES = {"report.html", "comparison.html"}
@@ -40,6 +40,7 @@ def changed(folder: Path, before: dict[Path, bytes]) -> set[str]:
 # ---------------------------------------------------------------- reports
 
 
+@pytest.mark.slow
 def test_a_comparison_leaves_every_runs_own_report(half, copy, capsys):
     before = files(copy)
     assert report.main([str(copy), str(half)]) == 0
@@ -112,6 +113,7 @@ def test_one_runs_pictures_are_drawn_again_in_its_own_folder(copy, tmp_path, mon
     assert set(plots.NAMES) == {path.name for path in (copy / "plots").iterdir()}
 
 
+@pytest.mark.slow
 def test_several_runs_pictures_need_a_folder(half, copy, tmp_path, capsys):
     before = files(copy)
     assert "--output: must name a folder" in refused(plots.main, capsys, copy, half)
@@ -195,6 +197,7 @@ def test_pages_of_a_run_have_names_of_their_own():
     assert {REPORT, COMPARISON} == PAGES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["study", "collapse", "report"])
 def test_a_folder_that_is_no_text_is_refused_in_a_sentence(script):
     """A name with a byte that no UTF-8 text has, as a command line brings it."""
@@ -205,6 +208,7 @@ def test_a_folder_that_is_no_text_is_refused_in_a_sentence(script):
     assert len(said.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_share_above_one_is_refused():
     command = [sys.executable, str(ROOT / "model" / "eval" / "collapse.py"), "--unclosed"]
     for value in ("2", "nan", "-0.1"):

@@ -4,23 +4,26 @@ import pytest
 
 from custom_types import TASKS
 from model.args import parse_args
-from model.plan.plan import GIB, Part, plan
-from model.policy.load import PolicyError, build_tiny, load_policy
+from model.plan.memory import Stage
+from model.plan.plan import GIB, count_stages, plan, read_model
+from model.policy.load import load_policy
+from model.policy.tiny import build_tiny
+from model.policy.weights import PolicyError
 from prime_inversion import all_problems
 from prompts import CHAT, COMPACT, DIALOGUE
 from utils.string_formatting import PromptRenderer
 
 
 def test_a_step_by_hand():
-    proposing, solving, evaluating = plan.count_parts(parse_args(["--plan"]), CHAT)
-    ask, question = proposing.prompt, solving.prompt
-    assert proposing == Part(96, 96, ask, 512, 96, 96)
-    assert solving == Part(96 * 8 + 96, 96, question, 512, 96, 96)
-    assert evaluating == Part(3 * 128, 3 * 128, question, 512, 384, 0)
+    proposing, solving, evaluating = count_stages(parse_args(["--plan"]), CHAT)
+    ask, question = proposing.prompt_tokens, solving.prompt_tokens
+    assert proposing == Stage(96, 96, ask, 512, 96, 96)
+    assert solving == Stage(96 * 8 + 96, 96, question, 512, 96, 96)
+    assert evaluating == Stage(3 * 128, 3 * 128, question, 512, 384, 0)
     args = parse_args(["--plan", "--train-attempts", "--proposer", "frozen"])
-    proposing, solving, _ = plan.count_parts(args, CHAT)
-    assert proposing == Part(96, 96, ask, 512, 96, 0)
-    assert solving == Part(768, 768, question, 512, 96, 768)
+    proposing, solving, _ = count_stages(args, CHAT)
+    assert proposing == Stage(96, 96, ask, 512, 96, 0)
+    assert solving == Stage(768, 768, question, 512, 96, 768)
 
 
 def test_prompts_are_as_long_as_the_longest_of_tiny():
@@ -29,14 +32,19 @@ def test_prompts_are_as_long_as_the_longest_of_tiny():
     problems = [one for task in TASKS for one in all_problems(task, 5, 13)]
     ask = max(len(renderer.proposer(one.task, [one, one]).ids) for one in problems)
     question = max(len(renderer.solver(one).ids) for one in problems)
-    assert [part.prompt for part in plan.count_parts(args, COMPACT)] == [ask, question, question]
+    assert [stage.prompt_tokens for stage in count_stages(args, COMPACT)] == [
+        ask,
+        question,
+        question,
+    ]
 
 
 def test_estimated_prompts_are_no_shorter_than_a_real_tokenizers():
     # Counted by SmolLM2's own tokenizer and template, with primes up to 617 and limits of 512.
     for language, known, real in ((CHAT, "6", (318, 161)), (DIALOGUE, "1", (261, 221))):
-        parts = plan.count_parts(parse_args(["--plan", "--n-references", known]), language)
-        assert all(own <= part.prompt <= 1.5 * own for own, part in zip(real, parts, strict=False))
+        stages = count_stages(parse_args(["--plan", "--n-references", known]), language)
+        for tokens, stage in zip(real, stages[:2], strict=True):
+            assert tokens <= stage.prompt_tokens <= 1.5 * tokens
 
 
 def test_seconds_by_hand():
@@ -46,18 +54,18 @@ def test_seconds_by_hand():
     rollout = 4 * 512 * 0.03 + 96 * (415 + 222) * forward / rate
     update = 159_264 * (4 + 2 / 3) * (forward + 4 * 36 * 2048 * 3002) / rate
     line = f"{rollout:.0f} of rollout, {update:.0f} of updating, estimated"
-    assert line in plan.plan(parse_args(["--plan"]))[0]
+    assert line in plan(parse_args(["--plan"]))[0]
 
 
 def test_tokens_with_and_without_sharing_by_hand():
     """Attempts share their problem's prompt; of 512 tokens the model reads all but the last."""
     shared = 96 * (415 + 222) + (96 + 864) * 511, 96 * (415 + 222) + (96 + 96) * 511
     apart = (96 + 96) * (415 + 511) + (864 + 96) * (222 + 511)
-    text = " ".join(plan.plan(parse_args(["--plan"]))[0].split())
+    text = " ".join(plan(parse_args(["--plan"]))[0].split())
     assert f"tokens computed {sum(shared):,} = {shared[0]:,} of rollout + {shared[1]:,} of" in text
     assert f"each prompt once; {apart:,} if every response had its prompt to itself" in text
     # All 768 attempts trained on: their 96 prompts are computed once there too.
-    text = " ".join(plan.plan(parse_args(["--plan", "--train-attempts"]))[0].split())
+    text = " ".join(plan(parse_args(["--plan", "--train-attempts"]))[0].split())
     scored = 96 * (415 + 511) + 96 * 222 + 768 * 511
     apart = 2 * 96 * (415 + 511) + 2 * 768 * (222 + 511)
     assert f"+ {scored:,} of update" in text and f"once; {apart:,} if every" in text
@@ -67,7 +75,7 @@ def test_tokens_with_and_without_sharing_by_hand():
     "", "--card rtx4090-24gb", "--card a10-24gb", "--card a100-40gb", "--model smollm2", "--model tiny",
 ])  # fmt: skip
 def test_the_presets_fit_their_cards(flags):
-    text, fits = plan.plan(parse_args(["--plan", *flags.split()]))
+    text, fits = plan(parse_args(["--plan", *flags.split()]))
     assert fits and "\nFits: " in text
     assert max(map(len, text.splitlines())) <= 100
     for line in text.splitlines():  # and each size is what the formula beside it says
@@ -84,7 +92,7 @@ def test_the_presets_fit_their_cards(flags):
     ("--card a10-24gb --microbatch-tokens 100000", {"--microbatch-tokens"}),
 ])  # fmt: skip
 def test_what_does_not_fit_names_the_flags_to_turn(flags, turns):
-    text, fits = plan.plan(parse_args(["--plan", *flags.split()]))
+    text, fits = plan(parse_args(["--plan", *flags.split()]))
     words = text[text.index("Does not fit:") :].split()
     assert not fits and {word.strip(",.") for word in words if "--" in word} == turns | {"--card"}
 
@@ -94,7 +102,7 @@ def test_a_folder_is_planned_as_it_is_loaded(tmp_path):
     build_tiny(13, 0).tokenizer.save_pretrained(tmp_path)
     for name in ("tiny", str(tmp_path)):
         args = parse_args(["--model", name, "--max-prime", "13"])
-        loaded, (model, language) = load_policy(args), plan.read_model(args)
+        loaded, (model, language) = load_policy(args), read_model(args)
         assert language is loaded.prompts is COMPACT
         assert model.num_parameters() == loaded.model.num_parameters()
         assert model.is_activation_checkpointing == loaded.model.is_activation_checkpointing
@@ -103,16 +111,24 @@ def test_a_folder_is_planned_as_it_is_loaded(tmp_path):
 def test_a_folder_without_a_language_model_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     with pytest.raises(PolicyError, match="^--model .*: has no config of a language model"):
-        plan.plan(parse_args(["--plan", "--model", str(tmp_path)]))
+        plan(parse_args(["--plan", "--model", str(tmp_path)]))
+
+
+def gib(text: str, name: str) -> float:
+    """What the line of that name says."""
+    return float(next(line for line in text.splitlines() if line.startswith(name))[20:26])
 
 
 def test_a_snapshot_is_the_weights_once_more():
-    """In memory and in each checkpoint: 4 bytes for each of the 3,085,938,688 parameters."""
+    """In memory and in each checkpoint: 4 bytes for each of the 3,085,938,688 parameters, 11.5 GiB."""
     texts = {
-        proposer: plan.plan(parse_args(["--plan", "--proposer", proposer]))[0]
+        proposer: plan(parse_args(["--plan", "--proposer", proposer]))[0]
         for proposer in ("frozen", "untrained")
     }
     weights = "3,085,938,688 x 4"
-    assert f"= 2 x ({weights})" in texts["frozen"] and "2 x (" not in texts["untrained"]
-    checkpoints = {name: text.count(weights) for name, text in texts.items()}
-    assert checkpoints["frozen"] > checkpoints["untrained"]
+    assert f"frozen proposer       11.5 GiB = {weights}\n" in texts["frozen"]
+    assert "frozen proposer" not in texts["untrained"]
+    # Neither proposer's proposals are trained on, so nothing else differs.
+    for name in ("peak of the rollout", "peak of the update", "disk, checkpoint "):
+        frozen, untrained = (gib(text, name) for text in texts.values())
+        assert frozen - untrained == pytest.approx(3_085_938_688 * 4 / GIB, abs=0.1)

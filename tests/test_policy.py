@@ -7,7 +7,7 @@ from transformers import AutoTokenizer
 
 from custom_types import TASKS, Verdict
 from model.eval.evaluator import Evaluator, evaluation_problems
-from model.policy.load import build_tiny, tiny_tokenizer
+from model.policy.tiny import build_tiny, tiny_tokenizer
 from prime_inversion import guess_rate
 
 
@@ -26,7 +26,9 @@ def test_the_warm_start_teaches_no_inverses(warm_tiny):
     policy, renderer, args = warm_tiny
     evaluator = Evaluator(policy, renderer, args)
     problems = [problem for problem in evaluation_problems(args) for _ in range(20)]
-    verdicts = [evaluator.judge(answer)[0] for answer in evaluator.solve(problems, temperature=1.0)]
+    verdicts = [
+        evaluator.judge(answer).verdict for answer in evaluator.solve(problems, temperature=1.0)
+    ]
     for task in TASKS:
         own = [(p, v) for p, v in zip(problems, verdicts, strict=True) if p.task is task]
         chances = [guess_rate(problem, args.min_prime, args.max_prime) for problem, _ in own]

@@ -12,8 +12,10 @@ from helpers.odd_models import SHAPE, SHORT, odd_model
 from model import train
 from model.args import AZRArgs, parse_args
 from model.plan.plan import plan
-from model.policy.load import build_tiny, load_policy
-from model.presets import SMOLLM2_PRESET, is_small, language, preset, same_model
+from model.policy.language import language, same_model
+from model.policy.load import load_policy
+from model.policy.tiny import build_tiny
+from model.presets import SMOLLM2_PRESET, is_small, preset
 
 
 @pytest.fixture
@@ -35,8 +37,8 @@ def test_the_language_of_a_model_decides(saved_tiny, tmp_path):
     }  # fmt: skip
     assert {name: language(name) for name in said} == said
     assert [name for name in said if is_small(language(name))] == ["tiny", str(saved_tiny)]
-    assert preset(str(saved_tiny)) == preset("tiny") == {} != preset(str(chat))
-    assert preset("smollm2") == SMOLLM2_PRESET
+    assert preset(said[str(saved_tiny)]) == preset("compact") == {} != preset(said[str(chat)])
+    assert preset(said["smollm2"]) == SMOLLM2_PRESET
 
 
 def test_a_saved_tiny_is_treated_as_tiny(saved_tiny, monkeypatch):
@@ -47,10 +49,11 @@ def test_a_saved_tiny_is_treated_as_tiny(saved_tiny, monkeypatch):
     assert not embedded.model.is_activation_checkpointing
     assert not loaded.model.is_activation_checkpointing and not args.warm_starts
     plans = [
-        " ".join(plan(parse_args(["--plan", "--model", name, "--max-prime", "13"]))[0].split())
+        plan(parse_args(["--plan", "--model", name, "--max-prime", "13"], language_of=language))[0]
         for name in ("tiny", str(saved_tiny))
     ]
-    assert plans[0].removeprefix("tiny") == plans[1].removeprefix(str(saved_tiny))
+    first, second = (" ".join(text.split()) for text in plans)
+    assert first.removeprefix("tiny") == second.removeprefix(str(saved_tiny))
     pytest.importorskip("peft", reason="pip install peft")
     # A mock: what a machine with a GPU would say.
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
@@ -69,6 +72,7 @@ def test_a_saved_tiny_stays_on_the_cpu(saved_tiny, tmp_path, monkeypatch):
     assert asked == [True, True, False]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_knows_its_language_by_its_checkpoint(saved_tiny, tmp_path):
     """The folder that it began with may be gone."""
     run = tmp_path / "run"
@@ -79,6 +83,7 @@ def test_a_run_that_goes_on_knows_its_language_by_its_checkpoint(saved_tiny, tmp
     assert train.main(["--resume", str(run), "--total-steps", "2", "--quiet"]) == 0
 
 
+@pytest.mark.slow
 def test_paths_of_one_folder_are_one_model(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     folder = odd_model(tmp_path / "m" / "q1", "qwen2", **SHAPE)

@@ -1,6 +1,8 @@
 """The arithmetic. Oracles: sympy, brute force over 1..p-1, exact counts, and a known distribution."""
 
+import math
 import random
+import re
 from collections import Counter
 from dataclasses import FrozenInstanceError, replace
 from random import Random
@@ -14,13 +16,16 @@ from custom_types import TASKS, Problem, TaskType, Verdict
 from prime_inversion import (
     all_problems,
     best_constant,
+    best_without_p,
     fitting_primes,
     generate_problems,
+    given_residue,
     guess_rate,
     is_prime,
     modular_inverse,
     primes_between,
 )
+from utils.string_formatting import format_equation
 from utils.validate_by_executing import judge_solver
 
 ABDUCTION, DEDUCTION, INDUCTION = TASKS
@@ -237,3 +242,18 @@ def test_no_answer_that_never_changes_is_right_more_often(task, span):
         for answer in range(1, span[1] + 1)
     ]
     assert best_constant(task, *span) == max(shares)
+
+
+@pytest.mark.parametrize("task", [ABDUCTION, DEDUCTION])
+def test_the_given_residue_is_the_number_that_the_equation_shows_beside_p(task):
+    for problem in all_problems(task, 5, 13):
+        equation = format_equation(problem).removesuffix(f" ≡ 1 (mod {problem.p})")
+        (shown,) = map(int, re.findall("[0-9]+", equation))
+        assert given_residue(task, problem.x, problem.y) == shown
+
+
+def test_the_best_table_without_p_by_hand():
+    # Modulo 5 the inverses of 1, 2, 3, 4 are 1, 3, 2, 4; modulo 7 those of 1 to 6 are 1, 4, 5, 2, 3, 6.
+    # For the residue 1 the answer 1 is right both times, for each other residue one answer once.
+    assert best_without_p(ABDUCTION, 5, 7) == best_without_p(DEDUCTION, 5, 7) == 7 / 10
+    assert math.isnan(best_without_p(INDUCTION, 5, 7))

@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from model import train
 from model.args import parse_args
 from model.eval import baselines
-from model.eval.evaluator import Evaluator
+from model.eval.finished import load_evaluator
 from model.eval.study import conflict
-from model.report.data import groups, read_runs
+from model.report.data import groups
+from model.run.finished import read_runs
 from prime_inversion import all_problems
 from utils.template_clock import standing_clock
 
@@ -91,6 +92,7 @@ def test_a_tokenizer_without_the_sign_is_refused(tmp_path, capsys):
     assert status == 2 and LOSSES in said
 
 
+@pytest.mark.slow
 def test_a_tokenizer_that_appends_an_end_is_refused(tmp_path, capsys):
     """Where a template does not write it, a tokenizer adds it; with one it is not asked to."""
     folder = odd_model(tmp_path / "model", "llama", **SHAPE)
@@ -120,6 +122,7 @@ def test_an_answer_that_holds_an_end_token_is_refused(tmp_path, capsys):
     assert status == 2 and "its tokenizer must read '\\\\boxed{" in said
 
 
+@pytest.mark.slow
 def test_a_model_without_a_template_reads_the_text_itself(tmp_path, capsys):
     folder = odd_model(tmp_path / "model", "qwen2", **SHAPE)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -145,6 +148,7 @@ def short(run, *flags: str) -> int:
     return train.main([*SHORT, "--run-dir", str(run), "--quiet", *flags])
 
 
+@pytest.mark.slow
 def test_the_clock_of_a_template_stands_at_midnight_of_the_runs_date(clocked, tmp_path):
     run = tmp_path / "run"
     assert short(run, "--model", str(clocked), "--prompt-date", "2001-02-03") == 0
@@ -156,12 +160,13 @@ def test_the_clock_of_a_template_stands_at_midnight_of_the_runs_date(clocked, tm
     rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {1, 2}
     assert all("03 Feb 2001, 00:00" in row["prompt"] for row in rows)
-    evaluator = Evaluator.from_run(run)
+    evaluator = load_evaluator(run)
     (problem, *_) = all_problems("deduction", 5, 5)
     ids = evaluator.renderer.solver(problem).ids
     assert "03 Feb 2001" in evaluator.policy.tokenizer.decode(ids)
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_day_it_began(clocked, tmp_path):
     """Without the flag it is today, and in the files; a run with yesterday's in its files stays there."""
     run = tmp_path / "run"
@@ -175,6 +180,7 @@ def test_a_run_keeps_the_day_it_began(clocked, tmp_path):
     assert trainer["args"]["prompt_date"] == kept
 
 
+@pytest.mark.slow
 def test_another_date_is_another_run(clocked, tmp_path, capsys):
     run = tmp_path / "run"
     assert short(run, "--model", str(clocked), "--prompt-date", "2001-02-03") == 0

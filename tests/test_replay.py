@@ -8,9 +8,9 @@ from random import Random
 import pytest
 from test_buffer import DEDUCTION, SPACE, chi_square
 
-from buffer.base_buff import ReplayBuffer, collate, microbatches, response_count
+from buffer.base_buff import ReplayBuffer, collate, microbatches
 from custom_types import CELLS, Example, Problem, Role, Rollout, TaskType
-from model.policy.load import tiny_tokenizer
+from model.policy.tiny import tiny_tokenizer
 
 
 def rollout(prompt, response, role=Role.SOLVER, task=DEDUCTION, text="", finished=True) -> Rollout:
@@ -25,7 +25,11 @@ def item(prompt_length: int, response_length: int, advantage=0.0, weight=1.0) ->
 
 
 def replay_of(examples) -> ReplayBuffer:
-    return ReplayBuffer([one.rollout for one in examples], [one.advantage for one in examples])
+    return ReplayBuffer(
+        [one.rollout for one in examples],
+        [one.advantage for one in examples],
+        [one.weight for one in examples],
+    )
 
 
 def test_collate_by_hand():
@@ -198,11 +202,12 @@ def test_rows_hold_each_prompt_once_and_little_padding():
 
 def test_the_whole_is_counted_in_responses_or_in_their_tokens():
     items = [item(5, 2), item(1, 6), item(9, 1)]
-    assert (response_count(items, "sequence"), response_count(items, "token")) == (3, 2 + 6 + 1)
-    heavy = [item(5, 2, weight=3.0), item(1, 6, weight=0.5)]
-    assert (response_count(heavy, "sequence"), response_count(heavy, "token")) == (3.5, 6 + 3)
+    replay = replay_of(items)
+    assert (replay.count("sequence"), replay.count("token")) == (3, 2 + 6 + 1)
+    heavy = replay_of([item(5, 2, weight=3.0), item(1, 6, weight=0.5)])
+    assert (heavy.count("sequence"), heavy.count("token")) == (3.5, 6 + 3)
     masked = sum(int(collate(part, 0).response_mask.sum()) for part in microbatches(items, 12))
-    assert masked == response_count(items, "token")
+    assert masked == replay.count("token")
 
 
 def test_responses_to_one_prompt_are_shuffled():

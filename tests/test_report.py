@@ -70,6 +70,7 @@ def test_what_is_no_run_is_refused_and_a_report_replaced(whole, tmp_path, capsys
     assert page.startswith("<!DOCTYPE html>") and "do not say which problems" in page
 
 
+@pytest.mark.slow
 def test_a_run_of_no_steps_has_a_report_too(tmp_path):
     done_here(*SMALL, "--total-steps", "0", "--run-dir", str(tmp_path / "run"))
     assert content_of(tmp_path / "run" / "report.html")["transcripts"] == []

@@ -5,25 +5,21 @@ from itertools import pairwise
 import pytest
 
 from custom_types import TASKS
+from model.args import AZRArgs
 from model.report.curriculum import Grid, learnability, phases, proposals, solve_rates, solved
 from model.report.curves import curves, rounded
-from model.report.data import (
-    MOST_TRANSCRIPTS,
-    Run,
-    common_args,
-    groups,
-    read_runs,
-    transcripts,
-)
+from model.report.data import MOST_TRANSCRIPTS, common_args, groups, transcripts
 from model.report.panels import chance_level, reward_panels, uniform_prime
+from model.run.finished import FinishedRun, read_runs
 from prime_inversion import primes_between
 
 
-def made_up(name="one", args=(), metrics=(), problems=(), evaluations=(), rollouts=()) -> Run:
-    run = Run("nowhere", name)
-    run.args = {"seed": 0, "model": "tiny", "n_attempts": 4, "extreme_reward": 0.0, **dict(args)}
-    run.metrics, run.problems, run.evaluations = metrics, problems, evaluations
-    run.rollouts = rollouts
+def made_up(name="one", args=(), metrics=(), problems=(), evaluations=(), rollouts=()):
+    """A run of which there is no folder: what would be read of it is put there by hand."""
+    run = FinishedRun("nowhere", name)
+    run.args = AZRArgs(n_attempts=4).as_dict() | dict(args)
+    run.metrics, run.problems = metrics, problems
+    run.evaluations, run.rollouts = evaluations, rollouts
     return run
 
 

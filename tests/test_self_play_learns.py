@@ -8,7 +8,7 @@ from custom_types import TASKS
 from model.args import AZRArgs
 from model.eval.collapse import UnrelatedRewards
 from model.eval.evaluator import Evaluator
-from model.policy.load import build_tiny
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.trainer import AZRTrainer
 from prime_inversion import all_problems, guess_rate

@@ -3,7 +3,6 @@ distributions, advantages recomputed by hand."""
 
 import json
 from collections import Counter
-from random import Random
 from statistics import fmean, stdev
 
 import pytest
@@ -12,6 +11,7 @@ from helpers.trainers import make_trainer
 from custom_types import TASKS, Problem, Role, TaskType
 from model.args import AZRArgs
 from model.proposers import PROPOSERS
+from model.run.yoking import proposed_counts
 from prime_inversion import all_problems
 
 # ---------------------------------------------------------------- which problems
@@ -22,21 +22,24 @@ def test_the_refill_is_drawn_as_the_flag_says(warm_tiny, refill):
     """All 32 deduction problems with primes to 13 are known, all but one always solved: it weighs 1.02
     beside 31 * 0.02. Of 24 draws by weight it is 15 on average, with a standard deviation of 2.4; of 24
     uniform ones without replacement it is one at most."""
-    trainer = make_trainer(warm_tiny[0], refill=refill, seed_problems=1000)
+    trainer = make_trainer(warm_tiny[0], proposer="none", refill=refill, seed_problems=1000)
     first, *others = trainer.problems.problems(TaskType.DEDUCTION)
     for problem in others:
         for _ in range(200):
             trainer.problems.record(problem, True)
-    drawn = Counter(p for p in trainer._refill([]) if p.task is TaskType.DEDUCTION)
+    answered = [item.rollout.problem for item in trainer.rollout_phase().answers]
+    drawn = Counter(problem for problem in answered if problem.task is TaskType.DEDUCTION)
     assert len(others) == 31 and drawn.total() == 8 * 3
     assert drawn[first] >= 15 - 4 * 2.4 if refill == "unsolved" else max(drawn.values()) == 1
 
 
 def test_the_refill_fills_up_each_task_alone(warm_tiny):
     """B = 8 less the problems of its own task that are taught, times n = 3."""
-    trainer = make_trainer(warm_tiny[0])
+    trainer = make_trainer(warm_tiny[0], proposer="none")
     taught = [*all_problems(TaskType.INDUCTION, 5, 13)[:6], Problem(TaskType.DEDUCTION, 2, 4, 7)]
-    drawn = Counter(problem.task for problem in trainer._refill(taught))
+    trainer.proposer.taught = lambda step, valid: taught
+    played = trainer.rollout_phase()
+    drawn = Counter(item.rollout.task for item in played.answers[played.taught :])
     assert [drawn[task] for task in TASKS] == [8 * 3, 7 * 3, 2 * 3]
 
 
@@ -63,7 +66,7 @@ def test_uniform_draws_as_many_as_proposals_are_asked_for():
     """8 draws of a task with replacement from N problems hold N (1 - (1 - 1/N)^8) distinct ones on
     average: 7.18 of 32 and 7.07 of 28. Over 400 steps the mean is off by less than 4 standard
     deviations of 0.8 / sqrt(400)."""
-    uniform = PROPOSERS["uniform"](None, AZRArgs(max_prime=13, batch_size=8), Random(0))
+    uniform = PROPOSERS["uniform"](None, AZRArgs(max_prime=13, batch_size=8), {})
     drawn = [uniform.taught(step, []) for step in range(400)]
     assert all(len(set(own)) == len(own) for own in drawn)
     for task in TASKS:
@@ -91,7 +94,8 @@ def test_yoked_draws_what_was_proposed_in_the_same_step(tmp_path):
         2: {abduction: [second, third], deduction: [third], induction: [first, third]},
         3: {abduction: [], deduction: [], induction: [third]},
     }
-    yoked = PROPOSERS["yoked"](None, followed(tmp_path, steps), Random(0))
+    args = followed(tmp_path, steps)
+    yoked = PROPOSERS["yoked"](None, args, proposed_counts(args))
     counts = {
         step: Counter(problem.task for problem in yoked.taught(step, [])) for step in (1, 3, 2)
     }
@@ -104,7 +108,7 @@ def test_yoked_draws_what_was_proposed_in_the_same_step(tmp_path):
 
 def test_a_decoy_draws_distinct_problems_as_many_of_each_task_as_were_valid():
     """30 of the 32 deduction problems and one of abduction: drawn with replacement they would repeat."""
-    decoy = PROPOSERS["decoy"](None, AZRArgs(max_prime=13), Random(0))
+    decoy = PROPOSERS["decoy"](None, AZRArgs(max_prime=13), {})
     valid = all_problems(TaskType.DEDUCTION, 5, 13)[:30] + all_problems(TASKS[0], 5, 13)[:1]
     taught = decoy.taught(1, valid)
     assert Counter(problem.task for problem in taught) == {TaskType.DEDUCTION: 30, TASKS[0]: 1}
@@ -120,7 +124,7 @@ def test_each_proposer_prompt_shows_k_references(warm_tiny):
         return renderer_proposer(task, references)
 
     trainer.renderer.proposer = counted
-    trainer._propose(trainer.policy)
+    trainer.rollout_phase()
     assert Counter(asked) == {(task, 3): 8 for task in TASKS}
 
 
@@ -141,7 +145,7 @@ def test_a_round_holds_what_was_sampled_and_what_was_new(warm_tiny, train_attemp
         before = remembered()
         known = {problem for task in TASKS for problem in trainer.problems.problems(task)}
         played = trainer.rollout_phase()
-        valid = {problem for _, problem in played.proposals if problem is not None}
+        valid = {item.proposed for item in played.proposals if item.proposed is not None}
         assert Counter(played.novel) == Counter(valid - known)
         old, new = old | (valid & known), new | (valid - known)
         attempts = 3 * len(valid)
@@ -175,17 +179,18 @@ def test_grpo_normalises_within_the_attempts_at_one_problem(warm_tiny, n_attempt
     trainer = make_trainer(
         warm_tiny[0], advantage="grpo", batch_size=16, n_attempts=n_attempts, crowding_cost=0.0
     )
-    trainer.step()
+    learned = trainer.step().learned
     answered = Counter(
-        item.rollout.problem for item in trainer.scored if item.rollout.role is Role.SOLVER
+        item.rollout.problem for item in learned.scored if item.rollout.role is Role.SOLVER
     )
     groups: dict = {}
-    for item, advantage in zip(trainer.scored, trainer.advantages, strict=True):
-        own = item.rollout
-        alone = own.role is Role.PROPOSER or answered[own.problem] < n_attempts
-        groups.setdefault(own.cell if alone else own.problem, []).append((item.reward, advantage))
+    for item, advantage in zip(learned.scored, learned.advantages, strict=True):
+        rollout = item.rollout
+        alone = rollout.role is Role.PROPOSER or answered[rollout.problem] < n_attempts
+        key = rollout.cell if alone else rollout.problem
+        groups.setdefault(key, []).append((item.reward, advantage))
     seldom = [count for count in answered.values() if count < n_attempts]
-    assert bool(seldom) == (n_attempts > 1) and any(advantage for advantage in trainer.advantages)
+    assert bool(seldom) == (n_attempts > 1) and any(learned.advantages)
     for rows in groups.values():
         rewards = [reward for reward, _ in rows]
         for reward, advantage in rows:
@@ -198,9 +203,9 @@ def test_answers_cost_nothing_and_proposals_their_crowd(warm_tiny):
     costs anything."""
     trainer = make_trainer(warm_tiny[0], batch_size=32, crowding_cost=0.5)
     played = trainer.rollout_phase()
-    copies = Counter(problem for _, problem in played.proposals if problem is not None)
-    costs = [0.5 * copies[problem] / 32 for _, problem in played.proposals]
-    assert [item.cost for item, _ in played.proposals] == pytest.approx(costs)
+    copies = Counter(item.proposed for item in played.proposals if item.proposed is not None)
+    costs = [0.5 * copies[item.proposed] / 32 for item in played.proposals]
+    assert [item.cost for item in played.proposals] == pytest.approx(costs)
     assert max(copies.values()) > 1 and {item.cost for item in played.answers} == {0.0}
 
 
@@ -211,14 +216,15 @@ def test_the_learning_rate_of_a_late_step(warm_tiny):
     """Half the peak a half-life of 25 steps after the hold of 130."""
     trainer = make_trainer(warm_tiny[0], lr=0.01)
     trainer.steps = 154
-    assert trainer.step()["learning_rate"] == pytest.approx(0.005)
+    assert trainer.step().metrics["learning_rate"] == pytest.approx(0.005)
 
 
 def test_tokens_are_counted_over_all_steps(warm_tiny):
     trainer = make_trainer(warm_tiny[0])
     sampled, counted = 0, []
     for _ in range(2):
-        counted.append(trainer.step()["num_tokens"])
-        own = trainer.played.completions
-        sampled += sum(len(one.prompt_ids) + len(one.response_ids) for one in own)
+        done = trainer.step()
+        counted.append(done.metrics["num_tokens"])
+        completions = done.played.completions
+        sampled += sum(len(one.prompt_ids) + len(one.response_ids) for one in completions)
     assert 0 < counted[0] < counted[1] == sampled

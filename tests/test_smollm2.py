@@ -14,12 +14,15 @@ from custom_types import Problem, TaskType
 from model.args import AZRArgs
 from model.checkpoint import save_policy
 from model.inference import generate
+from model.policy.language import language
 from model.policy.load import PolicyError, load_policy
 from model.presets import preset
 from prompts import DIALOGUE
 from utils.string_formatting import PromptRenderer
 
-ARGS = AZRArgs(**{**preset("smollm2"), "model": "smollm2", "batch_size": 1, "n_attempts": 2})
+ARGS = AZRArgs(
+    **{**preset(language("smollm2")), "model": "smollm2", "batch_size": 1, "n_attempts": 2}
+)
 
 
 def test_without_its_package_the_sentence_says_what_to_install(monkeypatch):
@@ -68,13 +71,13 @@ def test_the_prompt_is_its_own_templates(policy):
 @pytest.mark.slow
 def test_it_takes_a_step_and_its_checkpoint_keeps_its_language(policy, tmp_path):
     renderer = PromptRenderer.for_policy(policy, ARGS)
-    metrics = trainer_of(policy, ARGS).step()
+    metrics = trainer_of(policy, ARGS).step().metrics
     assert 0 < metrics["grad_norm"] < 1e3
     assert metrics["sampling/logp_difference_max"] < 1e-3
     checkpoint = tmp_path / "step_000001"
     save_policy(policy, checkpoint, lora_rank=0)
     assert json.loads((checkpoint / "config.json").read_text())["prompt_set"] == "dialogue"
-    assert preset(str(checkpoint)) == preset("smollm2")
+    assert preset(language(str(checkpoint))) == preset(language("smollm2"))
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
     ids = torch.tensor([renderer.solver(Problem(TaskType.DEDUCTION, 2, 4, 7)).ids])
     with torch.no_grad():
@@ -90,5 +93,5 @@ def test_it_takes_a_step_with_adapters(policy):
     pytest.importorskip("peft", reason="pip install peft")
     args = replace(ARGS, lora_rank=2)
     trainer = trainer_of(load_policy(args), args)
-    assert 0 < trainer.step()["grad_norm"] < 1e3
-    assert sum(one.numel() for one in trainer.trained) < 1e6
+    assert 0 < trainer.step().metrics["grad_norm"] < 1e3
+    assert sum(one.numel() for one in trainer.learner.trained) < 1e6

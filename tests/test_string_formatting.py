@@ -11,7 +11,7 @@ import pytest
 from constants import MAXIMUM_RESPONSE_CHARACTERS
 from custom_types import TASKS, Equation, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
-from model.policy.load import tiny_tokenizer
+from model.policy.tiny import tiny_tokenizer
 from prime_inversion import all_problems
 from prompts import CHAT, COMPACT
 from utils.string_formatting import (

@@ -3,6 +3,7 @@
 Oracles: logs and intervals by hand, a rigged verifier, the correct trainer's gradient, real runs.
 """
 
+import copy
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -11,13 +12,15 @@ from subprocess import CompletedProcess
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from helpers.trainers import SMALL, flat_gradient, make_trainer, relative
 from test_cli import command, rows
 
 from compute.reward import compute_r_total
-from custom_types import TASKS, Role, Verdict
+from custom_types import TASKS, Example, Judged, Policy, Role, Verdict
 from model.args import AZRArgs, parse_args
-from model.eval.collapse import ClippedAdvantages, Descent, OtherCompletions, UnrelatedRewards
+from model.engine.shared import SharedEngine
+from model.eval.collapse import TRAINERS, prompts_of
 from model.eval.evaluator import Evaluator
 from model.eval.study import GRIDS, SELF, arguments, conflict, run
 from model.eval.study_results import (
@@ -30,6 +33,7 @@ from model.eval.study_results import (
     save_runs,
 )
 from model.trainer import AZRTrainer
+from utils.string_formatting import PromptRenderer
 
 # ---------------------------------------------------------------- a study
 
@@ -137,7 +141,18 @@ def test_arms_run_with_what_they_follow_first(tmp_path):
     proposed. Then the tables come again from the logs alone."""
     flags = "--max-prime 7 --total-steps 3 --batch-size 8 --n-attempts 2 --eval-every 1 --warm-start-steps 30"
     study = dict(cwd=tmp_path, script="model/eval/study.py")
-    given = ["--grid", "arms", "--seeds", "2", "--first-seed", "5", "--only", "self", "yoked"]
+    given = [
+        "--grid",
+        "arms",
+        "--seeds",
+        "2",
+        "--first-seed",
+        "5",
+        "--only",
+        "self",
+        "--only",
+        "yoked",
+    ]
     first = command(*given, "--flags", flags, "--output", "arms", **study)
     assert first.returncode == 0, first.stderr
     assert cells(first.stdout, "yoked - self")[1] == "2"
@@ -156,7 +171,7 @@ def test_arms_run_with_what_they_follow_first(tmp_path):
         assert counts[0] == counts[1] and any(counts[0])
     again = command("--grid", "arms", "--from", "arms/study.jsonl.gz", "--output", "again", **study)
     assert again.stdout == first.stdout.partition("| arm")[1] + first.stdout.partition("| arm")[2]
-    alone = command(*given[:-2], "yoked", "--output", "alone", **study)
+    alone = command(*given[:-3], "yoked", "--output", "alone", **study)
     assert alone.returncode == 2 and "must name self too" in alone.stderr
     other = conflict(tmp_path / "arms/self/seed5", ["--model", "tiny", "--seed", "5"])
     assert "holds a run with --total-steps 3, not 200" in other
@@ -164,7 +179,18 @@ def test_arms_run_with_what_they_follow_first(tmp_path):
 
 @pytest.mark.slow
 def test_a_study_is_resumed_and_refuses_other_settings(tmp_path):
-    given = ["--grid", "arms", "--output", "study", "--seeds", "1", "--only", "self", "uniform"]
+    given = [
+        "--grid",
+        "arms",
+        "--output",
+        "study",
+        "--seeds",
+        "1",
+        "--only",
+        "self",
+        "--only",
+        "uniform",
+    ]
     flags = "--max-prime 7 --total-steps 2 --batch-size 8 --eval-every 1 --warm-start-steps 5"
     study = dict(cwd=tmp_path, script="model/eval/study.py")
     first = command(*given, "--flags", flags, **study)
@@ -186,38 +212,66 @@ def test_a_study_is_resumed_and_refuses_other_settings(tmp_path):
 # ---------------------------------------------------------------- the collapse
 
 
+def defective(policy: Policy, name: str, **changes) -> AZRTrainer:
+    """A trainer of a copy of the policy, with the defects of this name."""
+    args = AZRArgs(**{**SMALL, **changes})
+    policy = replace(policy, model=copy.deepcopy(policy.model))
+    renderer = PromptRenderer.for_policy(policy, args)
+    return TRAINERS[name].trainer_of(policy, renderer, args, Accelerator(cpu=True))
+
+
 def gradient(trainer: AZRTrainer) -> torch.Tensor:
     """Of one update on one round, weights left alone."""
-    trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
-    trainer.args = replace(trainer.args, max_grad_norm=1e9)
+    trainer.learner.optimizer.step = trainer.learner.optimizer.zero_grad = lambda: None
+    trainer.learner.args = replace(trainer.args, max_grad_norm=1e9)
     trainer.learning_phase(trainer.rollout_phase())
     return flat_gradient(trainer)
 
 
 def test_each_defect_changes_the_gradient_as_it_says(warm_tiny):
     settings = dict(minibatches=1, entropy_coef=0.0, batch_size=16)
-    correct = gradient(make_trainer(warm_tiny[0], **settings))
-    assert relative(gradient(make_trainer(warm_tiny[0], Descent, **settings)), -correct) < 1e-4
-    for defect in (ClippedAdvantages, OtherCompletions, UnrelatedRewards):
-        assert relative(gradient(make_trainer(warm_tiny[0], defect, **settings)), correct) > 0.05
-    # With the clip where no advantage lies, the first is the correct method again.
-    wide = make_trainer(warm_tiny[0], ClippedAdvantages, **settings, clip_low=1.0, clip_high=99.0)
-    wide_correct = make_trainer(warm_tiny[0], **settings, clip_low=1.0, clip_high=99.0)
-    assert relative(gradient(wide), gradient(wide_correct)) < 1e-4
+    policy = warm_tiny[0]
+    correct = gradient(make_trainer(policy, **settings))
+    assert torch.equal(gradient(defective(policy, "correct", **settings)), correct)
+    assert relative(gradient(defective(policy, "descent", **settings)), -correct) < 1e-4
+    for name in ("clipped advantages", "other completions", "unrelated rewards"):
+        assert relative(gradient(defective(policy, name, **settings)), correct) > 0.05
+    # With the clip where no advantage lies, clipped advantages are the correct method again.
+    settings |= dict(clip_low=1.0, clip_high=99.0)
+    wide = gradient(defective(policy, "clipped advantages", **settings))
+    assert relative(wide, gradient(make_trainer(policy, **settings))) < 1e-4
+
+
+@torch.no_grad()
+def test_other_completions_are_of_the_same_prompts(warm_tiny):
+    """Without gradient the stored responses are scored; with it, what is scored follows the same prompts,
+    read back from the packed rows in their order."""
+    trainer = defective(warm_tiny[0], "other completions")
+    played = trainer.rollout_phase()
+    examples = [Example(item.rollout, 0.0, float(n)) for n, item in enumerate(played.scored)]
+    for batch in trainer.learner.engine.batches(examples, 512):
+        asked = [played.scored[int(n)].rollout.prompt_ids for n in batch.weights]
+        assert prompts_of(batch) == asked
+        stored = SharedEngine.score(trainer.learner.engine, batch, 1.0)
+        assert torch.equal(trainer.learner.engine.score(batch, 1.0).logprobs, stored.logprobs)
+        with torch.enable_grad():
+            others = trainer.learner.engine.score(batch, 1.0)
+        assert others.logprobs.shape == stored.logprobs.shape and others.logprobs.requires_grad
+        assert not torch.equal(others.logprobs, stored.logprobs)
 
 
 def test_unrelated_rewards_keep_the_form_and_lose_the_problem(warm_tiny):
-    trainer = make_trainer(warm_tiny[0], UnrelatedRewards, batch_size=32, n_attempts=4)
+    trainer = defective(warm_tiny[0], "unrelated rewards", batch_size=32, n_attempts=4)
     twin = make_trainer(warm_tiny[0], batch_size=32, n_attempts=4)
     unrelated, related = trainer.rollout_phase(), twin.rollout_phase()
     differ = 0
-    for item, own in zip(unrelated.answers, related.answers, strict=True):
-        assert item.rollout.text == own.rollout.text
+    for item, true in zip(unrelated.answers, related.answers, strict=True):
+        assert item.rollout.text == true.rollout.text
         assert item.reward == compute_r_total(Role.SOLVER, item.verdict)
-        assert (item.verdict is Verdict.MALFORMED) == (own.verdict is Verdict.MALFORMED)
-        differ += item.verdict is not own.verdict
+        assert (item.verdict is Verdict.MALFORMED) == (true.verdict is Verdict.MALFORMED)
+        differ += item.verdict is not true.verdict
     assert differ > 10
-    paid = {item.reward for item, problem in unrelated.proposals if problem}
+    paid = {item.reward for item in unrelated.proposals if item.proposed}
     assert max(paid) > 1 and all(0 <= reward <= 2 for reward in paid)
 
 
@@ -234,7 +288,7 @@ def test_what_uniform_drawing_would_earn(warm_tiny, monkeypatch, right, reward):
     def rigged(answer):
         attempts[answer.problem] += 1
         good = attempts[answer.problem] <= right
-        return (Verdict.CORRECT if good else Verdict.WRONG), None
+        return Judged(answer, Verdict.CORRECT if good else Verdict.WRONG)
 
     monkeypatch.setattr(evaluator, "judge", rigged)
     metrics = evaluator.uniform_reward()

@@ -5,7 +5,14 @@ import json
 import pytest
 
 from custom_types import TASKS
-from model.eval.summary import Run, certainty_rows, proposer_row, results_row
+from model.eval.summary import (
+    certainty_rows,
+    least_distinct,
+    mean_reward,
+    proposer_row,
+    results_row,
+)
+from model.run.finished import FinishedRun
 
 STEPS = 60
 
@@ -41,23 +48,23 @@ def run(tmp_path):
 
 
 def test_the_tables_by_hand(run):
-    results, proposers = results_row(Run(run)), proposer_row(Run(run))
+    results, proposers = results_row(FinishedRun(run)), proposer_row(FinishedRun(run))
     # Means of three evaluations: .1 .2 .3 .267 .2; the peak 0.3 is at step 40, the last 0.2.
     assert results["accuracy after"] == "0.20 0.20 0.20" and results["below its peak"] == "0.10"
     assert results["seconds"] == "36"  # 60 steps of 0.5 s and 6 evaluations of 1 s
     assert proposers["valid at step 1"] == "0.25 0.25 0.25"
     # 0.5 in 20 of 60 steps; uniform drawing: step / 100 interpolated over steps 1..60, mean 0.305.
     assert proposers["mean reward"] == "0.17 0.17 0.17"
-    assert Run(run).mean_reward(TASKS[0]) == pytest.approx((1 / 6, 0.305))
+    assert mean_reward(FinishedRun(run), TASKS[0]) == pytest.approx((1 / 6, 0.305))
     # One distinct problem in 25 steps of 10 problems, 9 of them unsolved at an accuracy of 0.1 (the
     # evaluation of step 60): 1 / 9; the windows that hold two problems have 2 / 7 or 2 / 6.
-    assert Run(run).least_distinct(TASKS[0]) == pytest.approx(1 / 9)
+    assert least_distinct(FinishedRun(run), TASKS[0]) == pytest.approx(1 / 9)
 
 
 def test_the_intervals_by_hand(run):
     """0 and 1 of 10 right: 1.96^2 / (10 + 1.96^2) = 0.28 above 0; and for 0.1, (0.02, 0.40). The same
     answer fits 2 of 10 problems. Malformed 0.03 in two of the last six steps."""
-    abduction, *_, whole = certainty_rows(Run(run))
+    abduction, *_, whole = certainty_rows(FinishedRun(run))
     assert abduction["task"] == "abduction" and abduction["problems"] == "10"
     assert abduction["first evaluation"] == "0.00 (0.00 to 0.28)"
     assert abduction["last evaluation"] == "0.10 (0.02 to 0.40)"

@@ -15,7 +15,7 @@ from test_cli import rows
 
 from constants import ROOT
 from custom_types import TASKS
-from model.recording.trackers import panels
+from model.recording.wandb_follower import panels
 
 RUN = [
     *SMALL,

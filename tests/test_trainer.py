@@ -1,16 +1,25 @@
 """The self-play step. Oracles: arithmetic, metamorphic pairs, a rigged environment, real runs."""
 
 from collections import Counter
-from dataclasses import replace
 
 import pytest
 import torch
-from helpers.trainers import flat_gradient, make_trainer, relative, untimed, weights
+from helpers.trainers import (
+    EqualPay,
+    flat_gradient,
+    keep_weights,
+    make_trainer,
+    relative,
+    untimed,
+    weights,
+    without_refill,
+)
 
 from compute.advantages import compute_advantages
 from custom_types import (
     CELLS,
     TASKS,
+    Judged,
     Policy,
     Problem,
     Role,
@@ -18,7 +27,6 @@ from custom_types import (
     TaskType,
     Verdict,
 )
-from model.trainer import AZRTrainer
 from prompts import COMPACT
 from utils.mocks.mock_transformer import MockConfig, MockTransformer
 from utils.validate_by_executing import judge_proposer
@@ -29,7 +37,7 @@ def test_the_ratio_is_one_before_the_first_update(warm_tiny, minibatches):
     """Every token is scored by the weights that sampled it: of all rows of a step, the training forward's
     probability is the sampler's own. What an update starts from, its own forward, says nothing of
     that. `tests/test_minibatches.py` has the negative controls."""
-    metrics = make_trainer(warm_tiny[0], minibatches=minibatches).step()
+    metrics = make_trainer(warm_tiny[0], minibatches=minibatches).step().metrics
     assert metrics["sampling/ratio_max"] == pytest.approx(1, abs=1e-4)
     assert metrics["sampling/approx_kl"] == pytest.approx(0, abs=1e-9)
     assert metrics["sampling/logp_difference_max"] < 1e-4
@@ -38,15 +46,15 @@ def test_the_ratio_is_one_before_the_first_update(warm_tiny, minibatches):
 def test_the_ratio_of_rescored_minibatches_is_one_until_the_weights_move(warm_tiny):
     """Every minibatch but the first is rescored; here no update moves the weights."""
     trainer = make_trainer(warm_tiny[0], minibatches=4)
-    trainer.optimizer.step = lambda: None
-    metrics = trainer.step()
+    trainer.learner.optimizer.step = lambda: None
+    metrics = trainer.step().metrics
     assert metrics["ratio_max"] == pytest.approx(1, abs=1e-5)
     assert metrics["approx_kl"] == pytest.approx(0, abs=1e-9)
 
 
 def test_later_minibatches_drift(warm_tiny):
     """Negative control of the test above."""
-    metrics = make_trainer(warm_tiny[0], minibatches=4, lr_warmup=0).step()
+    metrics = make_trainer(warm_tiny[0], minibatches=4, lr_warmup=0).step().metrics
     assert metrics["ratio_max"] > 1.001 and metrics["approx_kl"] > 1e-7
 
 
@@ -60,21 +68,21 @@ def test_a_learning_rate_of_1e_6_moves_weights(warm_tiny):
 
 def test_equal_rewards_move_no_weight(warm_tiny):
     """Environment, not code under test, is rigged: every rollout earns 0.3 and costs nothing."""
-    trainer = make_trainer(warm_tiny[0], entropy_coef=0.0, crowding_cost=0.0)
-    trainer.reward = lambda role, verdict, solve_rate: 0.3
+    trainer = make_trainer(warm_tiny[0], EqualPay, entropy_coef=0.0, crowding_cost=0.0)
     before = weights(trainer)
-    metrics = trainer.step()
-    assert {item.reward for item in trainer.scored} == {0.3}
+    done = trainer.step()
+    assert {item.reward for item in done.learned.scored} == {0.3}
     assert all(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
-    assert metrics["frac_reward_zero_std"] == 1 and metrics["grad_norm"] == 0
+    assert done.metrics["frac_reward_zero_std"] == 1 and done.metrics["grad_norm"] == 0
 
 
 def test_unequal_rewards_move_weights(warm_tiny):
     """Negative control of the test above: the rewards that the rig takes the place of."""
     trainer = make_trainer(warm_tiny[0], entropy_coef=0.0, crowding_cost=0.0)
     before = weights(trainer)
-    metrics = trainer.step()
-    assert len({item.reward for item in trainer.scored}) > 1 and metrics["grad_norm"] > 0
+    done = trainer.step()
+    assert len({item.reward for item in done.learned.scored}) > 1
+    assert done.metrics["grad_norm"] > 0
     assert not any(torch.equal(a, b) for a, b in zip(before, weights(trainer), strict=True))
 
 
@@ -94,25 +102,33 @@ class RiggedTokenizer:
 
 
 def test_an_answer_that_is_always_rewarded_becomes_likely(monkeypatch):
-    """A table policy, uniform over 6 tokens, and an environment that pays for a first token of 4."""
+    """A table policy, uniform over 6 tokens, and a verifier, rigged, for which a response is right that
+    begins with a 4: a correct answer, or a valid proposal."""
     tokenizer = RiggedTokenizer()
     model = MockTransformer(MockConfig(vocab_size=6))
     policy = Policy("table", model, tokenizer, COMPACT, stop_ids=(1,), pad_id=0)
 
     def rigged(rollout, *span):
-        return (Verdict.CORRECT if rollout.response_ids[0] == 4 else Verdict.WRONG), None
+        right = rollout.response_ids[0] == 4
+        if rollout.role is Role.SOLVER:
+            return Judged(rollout, Verdict.CORRECT if right else Verdict.WRONG)
+        if right:
+            return Judged(rollout, Verdict.VALID, rollout.problem)
+        return Judged(rollout, Verdict.INVALID)
 
     monkeypatch.setattr("utils.validate_by_executing.judge_rollout", rigged)
     trainer = make_trainer(
-        policy, lr=0.05, lr_warmup=0, entropy_coef=0.0, max_proposal_tokens=2, max_answer_tokens=2
-    )
-    trainer.reward = lambda role, verdict, solve_rate: float(verdict is Verdict.CORRECT)
+        policy, lr=0.05, lr_warmup=0, entropy_coef=0.0, crowding_cost=0.0, max_proposal_tokens=2,
+        max_answer_tokens=2,
+    )  # fmt: skip
     probability = [trainer.policy.model.table[2].softmax(-1)[4].item()]
     for _ in range(5):
-        trainer.step()
+        learned = trainer.step().learned
         probability.append(trainer.policy.model.table[2].softmax(-1)[4].item())
-    for item in trainer.scored:
-        assert item.reward == (item.rollout.response_ids[0] == 4)
+    for item in learned.scored:
+        right = item.rollout.response_ids[0] == 4
+        assert right == (item.verdict in (Verdict.CORRECT, Verdict.VALID))
+        assert item.reward >= 0 if right else item.reward == -0.5
     assert probability[0] == pytest.approx(1 / 6)
     assert probability == sorted(probability) and probability[-1] > 0.5
 
@@ -124,19 +140,15 @@ def test_every_rollout_is_paid_for_its_own_problem(warm_tiny, train_attempts):
         warm_tiny[0], train_attempts=train_attempts, minibatches=2, crowding_cost=0.0
     )
     for _ in range(3):
-        trainer.step()
-        by_problem = {}
-        for item in trainer.scored:
-            if item.rollout.role is Role.SOLVER:
-                by_problem.setdefault(item.rollout.problem, []).append(item.reward == 1)
-        for item in trainer.scored:
+        scored = trainer.step().learned.scored
+        for item in scored:
             row = item.rollout
             expected = brute_reward(row)
             if expected == "valid":
                 assert item.verdict is Verdict.VALID and 0 <= item.reward <= 1 - 1 / 3
             else:
                 assert item.reward == expected, row
-        rows = [item.rollout for item in trainer.scored]
+        rows = [item.rollout for item in scored]
         counts = [sum((r.role, r.task) == cell for r in rows) for cell in CELLS]
         answers = 8 * 3 if train_attempts else 8
         assert counts == [8, 8, 8, answers, answers, answers]
@@ -183,32 +195,25 @@ def brute_reward(row: Rollout):
     return "valid" if fits and not trivial else -0.5
 
 
-class WithoutRefill(AZRTrainer):
-    """Answers nothing but the n attempts that measure this step's proposals."""
-
-    def _refill(self, taught):
-        return []
-
-
 @pytest.mark.parametrize("extreme_reward, crowding_cost", [(0.0, 0.0), (-0.5, 0.5)])
 def test_a_proposal_is_paid_by_the_solve_rate_of_that_very_problem(
     warm_tiny, extreme_reward, crowding_cost
 ):
     """And costs the share of its cell's 32 proposals that are the same problem, times the flag."""
-    trainer = make_trainer(
-        warm_tiny[0], WithoutRefill, batch_size=32, n_attempts=4, extreme_reward=extreme_reward,
+    trainer = without_refill(
+        warm_tiny[0], batch_size=32, n_attempts=4, extreme_reward=extreme_reward,
         crowding_cost=crowding_cost,
     )  # fmt: skip
     rates = []
     for _ in range(4):
-        trainer.step()
+        scored = trainer.step().learned.scored
         attempts = {}
-        for item in trainer.scored:
+        for item in scored:
             if item.rollout.role is Role.SOLVER:
                 attempts.setdefault(item.rollout.problem, []).append(
                     item.verdict is Verdict.CORRECT
                 )
-        valid = [item for item in trainer.scored if item.verdict is Verdict.VALID]
+        valid = [item for item in scored if item.verdict is Verdict.VALID]
         copies = Counter(completed(item.rollout) for item in valid)
         for item in valid:
             problem = completed(item.rollout)
@@ -226,18 +231,18 @@ def completed(row: Rollout) -> Problem:
 
 def test_unique_problems_are_attempted_once_each(warm_tiny):
     trainer = make_trainer(warm_tiny[0], batch_size=32)
-    metrics = trainer.step()
-    valid = {completed(i.rollout) for i in trainer.scored if i.verdict is Verdict.VALID}
+    done = trainer.step()
+    valid = {completed(i.rollout) for i in done.learned.scored if i.verdict is Verdict.VALID}
     for task in TASKS:
         distinct = sum(problem.task is task for problem in valid)
-        assert metrics[f"distinct_frac/{task}"] == distinct / 32
+        assert done.metrics[f"distinct_frac/{task}"] == distinct / 32
     assert valid <= set(p for task in TASKS for p in trainer.problems.problems(task))
 
 
 def test_the_same_seed_gives_the_same_run_and_another_does_not(warm_tiny):
     def run(seed):
         trainer = make_trainer(warm_tiny[0], seed=seed)
-        return [untimed(trainer.step()) for _ in range(3)]
+        return [untimed(trainer.step().metrics) for _ in range(3)]
 
     def text(rows):
         return repr(rows)  # NaN equals itself as text
@@ -249,9 +254,8 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(warm_tiny):
 def test_slicing_the_rollouts_does_not_change_the_step(warm_tiny):
     texts = []
     for rows in (1024, 7):
-        trainer = make_trainer(warm_tiny[0], rollout_rows=rows)
-        trainer.step()
-        texts.append(sorted((i.rollout.text, i.rollout.task, i.reward) for i in trainer.scored))
+        scored = make_trainer(warm_tiny[0], rollout_rows=rows).step().learned.scored
+        texts.append(sorted((i.rollout.text, i.rollout.task, i.reward) for i in scored))
     assert texts[0] == texts[1]
 
 
@@ -261,13 +265,12 @@ def test_the_size_of_a_microbatch_does_not_change_the_gradient(warm_tiny, aggreg
     gradients = []
     for tokens in (10**6, 150, 1):
         trainer = make_trainer(
-            warm_tiny[0], microbatch_tokens=tokens, minibatches=1, aggregate=aggregate
-        )
+            warm_tiny[0], microbatch_tokens=tokens, minibatches=1, aggregate=aggregate,
+            max_grad_norm=1e9,
+        )  # fmt: skip
         trainer.policy.model.double()
         played = trainer.rollout_phase()
-        trainer.optimizer.step = lambda: None
-        trainer.optimizer.zero_grad = lambda: None
-        trainer.args = replace(trainer.args, max_grad_norm=1e9)
+        keep_weights(trainer)
         trainer.learning_phase(played)
         gradients.append(flat_gradient(trainer))
     for other in gradients[1:]:
@@ -277,9 +280,9 @@ def test_the_size_of_a_microbatch_does_not_change_the_gradient(warm_tiny, aggreg
 
 def test_advantages_stay_with_their_rollouts(warm_tiny):
     """After the shuffling and sorting of an update, each row's advantage is still its own."""
-    trainer = make_trainer(warm_tiny[0])
-    trainer.step()
-    rewards = torch.tensor([item.reward for item in trainer.scored])
-    cells = torch.tensor([item.rollout.cell for item in trainer.scored])
-    costs = torch.tensor([item.cost for item in trainer.scored])
-    assert compute_advantages(rewards, cells, costs=costs).tolist() == trainer.advantages
+    learned = make_trainer(warm_tiny[0]).step().learned
+    rewards = torch.tensor([item.reward for item in learned.scored])
+    cells = torch.tensor([item.rollout.cell for item in learned.scored])
+    costs = torch.tensor([item.cost for item in learned.scored])
+    expected = compute_advantages(rewards, cells, costs=costs).tolist()
+    assert tuple(expected) == learned.advantages

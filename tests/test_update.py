@@ -7,8 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from helpers.trainers import flat_gradient, make_trainer, relative, weights
-from test_trainer import WithoutRefill
+from helpers.trainers import (
+    EqualPay,
+    flat_gradient,
+    keep_weights,
+    make_trainer,
+    relative,
+    weights,
+    without_refill,
+)
 
 from buffer.base_buff import ReplayBuffer
 from compute.schedule import learning_rate
@@ -18,13 +25,12 @@ from custom_types import TASKS, Example, Problem, Role, TaskType, Verdict
 def entropy_after(policy, coef: float) -> float:
     """Mean proposer and solver entropy in the second step, when the first had nothing but the bonus to
     climb: all rewards are equal, and nothing costs."""
-    trainer = make_trainer(policy, entropy_coef=coef, lr_warmup=0, crowding_cost=0.0)
-    trainer.reward = lambda role, verdict, solve_rate: 0.0
+    trainer = make_trainer(policy, EqualPay, entropy_coef=coef, lr_warmup=0, crowding_cost=0.0)
     first = trainer.step()
-    assert {item.reward for item in trainer.scored} == {0.0} == set(trainer.advantages)
-    metrics = trainer.step()
+    assert set(first.learned.advantages) == {0.0}
+    metrics = trainer.step().metrics
     entropy = metrics["entropy/solver"] + metrics["entropy/proposer"]
-    assert (first["grad_norm"] > 0) == (coef > 0)
+    assert (first.metrics["grad_norm"] > 0) == (coef > 0)
     return entropy
 
 
@@ -35,7 +41,7 @@ def test_the_entropy_bonus_raises_entropy(warm_tiny):
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_sampling_and_scoring_use_the_same_temperature(warm_tiny, temperature):
-    metrics = make_trainer(warm_tiny[0], temperature=temperature).step()
+    metrics = make_trainer(warm_tiny[0], temperature=temperature).step().metrics
     assert metrics["sampling/logp_difference_max"] < 1e-4
 
 
@@ -52,15 +58,15 @@ def test_the_learning_rate_by_hand():
 def test_the_optimizer_gets_that_learning_rate(warm_tiny):
     trainer = make_trainer(warm_tiny[0], lr=0.01, lr_warmup=10)
     trainer.step()
-    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+    assert trainer.learner.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
 
 
 def test_gradients_are_clipped_to_the_norm(warm_tiny):
     """With plain SGD at lr 1 the weights move by the clipped gradient itself."""
     trainer = make_trainer(warm_tiny[0], minibatches=1, max_grad_norm=1e-3, lr=1.0, lr_warmup=0)
-    trainer.optimizer = torch.optim.SGD(trainer.policy.model.parameters(), lr=1.0)
+    trainer.learner.optimizer = torch.optim.SGD(trainer.policy.model.parameters(), lr=1.0)
     before = weights(trainer)
-    metrics = trainer.step()
+    metrics = trainer.step().metrics
     moved = torch.cat([(b - a).flatten() for a, b in zip(before, weights(trainer), strict=True)])
     assert metrics["grad_norm"] > 1e-2
     assert moved.norm().item() == pytest.approx(1e-3, rel=0.01)
@@ -70,8 +76,8 @@ def test_gradients_are_clipped_to_the_norm(warm_tiny):
 def test_each_clip_reaches_the_objective(warm_tiny, side):
     """With no room on one side, every token that drifts there is clipped."""
     wide = dict(clip_low=1.0, clip_high=100.0, lr_warmup=0, minibatches=4)
-    free = make_trainer(warm_tiny[0], **wide).step()["clip_ratio"]
-    tight = make_trainer(warm_tiny[0], **{**wide, side: 0.0}).step()["clip_ratio"]
+    free = make_trainer(warm_tiny[0], **wide).step().metrics["clip_ratio"]
+    tight = make_trainer(warm_tiny[0], **{**wide, side: 0.0}).step().metrics["clip_ratio"]
     assert free == 0 < tight
 
 
@@ -79,9 +85,9 @@ def test_the_aggregate_reaches_the_objective(warm_tiny):
     """Two one-minibatch steps from the same weights and rows: rewards are equal but for one long
     proposal, whose tokens weigh more by token than by sequence, so the gradients differ."""
     norms = {
-        aggregate: make_trainer(
-            warm_tiny[0], aggregate=aggregate, minibatches=1, entropy_coef=0.0
-        ).step()["grad_norm"]
+        aggregate: make_trainer(warm_tiny[0], aggregate=aggregate, minibatches=1, entropy_coef=0.0)
+        .step()
+        .metrics["grad_norm"]
         for aggregate in ("sequence", "token")
     }
     assert abs(norms["token"] / norms["sequence"] - 1) > 0.01
@@ -89,10 +95,9 @@ def test_the_aggregate_reaches_the_objective(warm_tiny):
 
 def test_what_is_answered_is_remembered(warm_tiny):
     """After one step a problem's running rate is its first answers' by hand: 0.9 r + 0.1 c each."""
-    trainer = make_trainer(warm_tiny[0], WithoutRefill, batch_size=32, n_attempts=4)
-    trainer.step()
+    trainer = without_refill(warm_tiny[0], batch_size=32, n_attempts=4)
     rates = {}
-    for item in trainer.scored:
+    for item in trainer.step().learned.scored:
         if item.rollout.role is Role.SOLVER:
             old = rates.get(item.rollout.problem, 0.0)
             correct = item.verdict is Verdict.CORRECT
@@ -110,9 +115,8 @@ def test_rows_keep_their_order_whatever_the_microbatches(warm_tiny):
     """So neither what is logged nor how minibatches are drawn depends on lengths."""
     rows = []
     for tokens in (10**6, 64):
-        trainer = make_trainer(warm_tiny[0], microbatch_tokens=tokens)
-        trainer.step()
-        rows.append([(i.rollout.role, i.rollout.task, i.rollout.text) for i in trainer.scored])
+        scored = make_trainer(warm_tiny[0], microbatch_tokens=tokens).step().learned.scored
+        rows.append([(i.rollout.role, i.rollout.task, i.rollout.text) for i in scored])
     assert rows[0] == rows[1]
     assert [role for role, *_ in rows[0]] == sorted(role for role, *_ in rows[0])
 
@@ -128,7 +132,7 @@ def test_a_proposal_weighs_what_the_flag_says(warm_tiny):
         played = trainer.rollout_phase()
         if weight is None:
             played = replace(played, proposals=())
-        trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
+        keep_weights(trainer)
         trainer.learning_phase(played)
         gradients[weight] = flat_gradient(trainer)
     alone = gradients[None]
@@ -143,11 +147,11 @@ def test_merging_equal_rows_keeps_the_gradient(warm_tiny, monkeypatch):
         trainer = make_trainer(warm_tiny[0], minibatches=1, batch_size=16, n_attempts=8)
         trainer.policy.model.double()
         played = trainer.rollout_phase()
-        trainer.optimizer.step = trainer.optimizer.zero_grad = lambda: None
+        keep_weights(trainer)
         if not merged:
             monkeypatch.setattr("model.trainer.ReplayBuffer", PlainReplay)
-        metrics = trainer.learning_phase(played)
-        assert (metrics["examples"] < len(trainer.scored)) == merged
+        learned = trainer.learning_phase(played)
+        assert (learned.metrics["examples"] < len(learned.scored)) == merged
         gradients.append(flat_gradient(trainer))
     assert relative(*gradients) < 1e-6
 

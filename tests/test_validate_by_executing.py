@@ -7,7 +7,7 @@ from helpers.hostile_text import FORM, ONE_OF_EACH, SPAN
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from custom_types import TASKS, Problem, Role, Rollout, TaskType, Verdict
+from custom_types import TASKS, Judged, Problem, Role, Rollout, TaskType, Verdict
 from prime_inversion import all_problems
 from utils.validate_by_executing import judge_proposer, judge_rollout, judge_solver
 
@@ -230,9 +230,10 @@ def test_an_unfinished_rollout_is_malformed_whatever_it_says(task):
     answer = box({ABDUCTION: 2, DEDUCTION: 4, INDUCTION: 7}[task])
     given_numbers = {ABDUCTION: (3, 5), DEDUCTION: (2, 5), INDUCTION: (2, 3)}[task]
     proposal = box(FORM[task].format(*given_numbers))
-    for role, text, finished in (
+    for role, text, said in (
         (Role.SOLVER, answer, (CORRECT, None)),
         (Role.PROPOSER, proposal, (VALID, Problem(task, 2, 3, 5))),
     ):
-        assert judge_rollout(rollout(role, task, text, finished=True), *SPAN) == finished
-        assert judge_rollout(rollout(role, task, text, finished=False), *SPAN) == (MALFORMED, None)
+        ended, cut = (rollout(role, task, text, finished=ended) for ended in (True, False))
+        assert judge_rollout(ended, *SPAN) == Judged(ended, *said)
+        assert judge_rollout(cut, *SPAN) == Judged(cut, MALFORMED, None)

@@ -3,17 +3,19 @@
 import ctypes
 import sys
 
-# Of glibc's malloc.h: how much free memory at the heap's end goes back, and how many blocks are maps.
+# Names and numbers of glibc's malloc.h: from how much free memory at the heap's end on it is given back to
+# the system, and how many blocks may be mappings.
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
-MOST = 2**31 - 1
+LARGEST_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep what it frees, for its next tensors; whether it does, as with glibc.
+    """Let the process keep the memory that it frees, for its next tensors. Returns whether it will,
+    which the C library decides: glibc does.
 
-    By default each large tensor is a mapping of its own, whose pages the system fills with zeros when
-    they are first written and takes back when it is freed: a quarter of SmolLM2's updates. A process
-    stays as large as it was at its peak.
+    By default each large tensor is a separate mapping. The system fills its pages with zeros when they
+    are first written, and takes them back when the tensor is freed: a quarter of the time of SmolLM2's
+    updates. With this the process stays as large as it was at its peak.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, MOST))
+    return bool(mallopt and mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, LARGEST_INT))

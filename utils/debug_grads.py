@@ -6,7 +6,7 @@ layer and by (role, task) cell.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,19 +18,18 @@ def gradient_table(
     model: torch.nn.Module,
     update: int,
     loss: float,
-    parts: Sequence[MiniBatch],
+    batches: Sequence[MiniBatch],
     add_gradient: Callable[[Sequence[MiniBatch]], Mapping[str, float]],
 ) -> str:
-    """The gradient now in `model`, that of `parts`, as text; it stays there.
+    """The gradient that `model` has now, which is that of `batches`, as text. Leaves it there.
 
-    A line a layer: the norm, and the share of exact zeros. A line a cell: the loss and the norm of the
-    gradient of its examples alone, and its share of the update, ⟨own, whole⟩ / ⟨whole, whole⟩: shares
-    add up to 1, and one below 0 pulls against the others. add_gradient: adds the gradient of
-    some parts to the model's, as an update does, and returns diagnostics with `loss`.
+    For each layer: the norm, and the share of exact zeros. For each cell: the norm of the gradient of its
+    examples alone, its share of the update, ⟨cell's, whole⟩ / ⟨whole, whole⟩, and its loss. Shares add
+    up to 1, and one below 0 pulls against the others. add_gradient: adds the gradient of some batches
+    to the model's, as an update does, and returns diagnostics with `loss`.
     """
-    trained = [one for one in model.parameters() if one.grad is not None]
-    whole = [one.grad for one in trained]
-    square = _dot(whole, whole)
+    whole = {weight: weight.grad for weight in model.parameters() if weight.grad is not None}
+    square = _dot(whole.values(), whole.values())
     lines = [
         f"gradients of update {update}: loss {loss:.2e}, norm {square**0.5:.2e} before clipping",
         f"{'layer':<32}{'norm':>12}{'zeros':>9}",
@@ -38,44 +37,45 @@ def gradient_table(
         f"{'cell':<32}{'norm':>12}{'share':>9}{'loss':>12}",
     ]
     for cell, (role, task) in enumerate(CELLS):
-        for one in trained:
-            one.grad = torch.zeros_like(one)
-        own_loss = add_gradient(
-            [replace(part, weights=part.weights * (part.cells == cell)) for part in parts]
+        of_cell = {weight: torch.zeros_like(weight) for weight in whole}
+        for weight, gradient in of_cell.items():
+            weight.grad = gradient
+        diagnostics = add_gradient(
+            [replace(batch, weights=batch.weights * (batch.cells == cell)) for batch in batches]
         )
-        own = [one.grad for one in trained]
-        share = f"{_dot(own, whole) / square:>9.1%}" if square else f"{'-':>9}"
+        norm = _dot(of_cell.values(), of_cell.values()) ** 0.5
+        share = f"{_dot(of_cell.values(), whole.values()) / square:.1%}" if square else "-"
         lines.append(
-            f"{f'{role}_{task}':<32}{_dot(own, own) ** 0.5:>12.2e}{share}"
-            f"{own_loss.get('loss', 0.0):>12.2e}"
+            f"{f'{role}_{task}':<32}{norm:>12.2e}{share:>9}{diagnostics.get('loss', 0.0):>12.2e}"
         )
-    for one, gradient in zip(trained, whole, strict=True):
-        one.grad = gradient
+    for weight, gradient in whole.items():
+        weight.grad = gradient
     return "\n".join(lines)
 
 
 def _layers(model: torch.nn.Module) -> list[str]:
-    groups: dict[str, list[torch.Tensor]] = defaultdict(list)
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            groups[_group(name)].append(parameter.grad)
+    """The lines of the layers."""
+    gradients: dict[str, list[torch.Tensor]] = defaultdict(list)
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            gradients[_layer(name)].append(weight.grad)
     lines = []
-    for name, gradients in groups.items():
-        zeros = sum((one == 0).sum().item() for one in gradients)
-        share = zeros / sum(one.numel() for one in gradients)
-        lines.append(f"{name:<32}{_dot(gradients, gradients) ** 0.5:>12.2e}{share:>9.1%}")
+    for layer, of_layer in gradients.items():
+        zeros = sum(int((gradient == 0).sum()) for gradient in of_layer)
+        share = zeros / sum(gradient.numel() for gradient in of_layer)
+        lines.append(f"{layer:<32}{_dot(of_layer, of_layer) ** 0.5:>12.2e}{share:>9.1%}")
     return lines
 
 
-def _dot(a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> float:
+def _dot(first: Iterable[torch.Tensor], second: Iterable[torch.Tensor]) -> float:
     return sum(
-        torch.dot(x.flatten().float(), y.flatten().float()).item()
-        for x, y in zip(a, b, strict=True)
+        torch.dot(a.flatten().float(), b.flatten().float()).item()
+        for a, b in zip(first, second, strict=True)
     )
 
 
-def _group(name: str) -> str:
+def _layer(name: str) -> str:
     """`model.layers.3.mlp.up_proj.weight` -> `model.layers.3`."""
     parts = name.split(".")
-    last = next((i for i, part in enumerate(parts) if part.isdigit()), len(parts) - 2)
+    last = next((index for index, part in enumerate(parts) if part.isdigit()), len(parts) - 2)
     return ".".join(parts[: last + 1])

@@ -1,9 +1,9 @@
-"""What this program does to files, where file systems differ in what they can, and what others leave
-beside them.
+"""Writes, replaces, syncs and deletes files on whatever file system there is, beside whatever others
+have left there.
 
-No symbolic link is made, no permission is set, and no lock is needed. A folder that cannot be synced
-and a file that cannot be replaced at one blow are no errors. What systems and tools leave in a folder
-on their own is litter: it stands in nobody's way, and stays.
+No symbolic link is made, no permission is set, and no lock is needed. It is no error that a folder
+cannot be synced, or that a file cannot be replaced at one blow. What systems and tools leave in a
+folder by themselves is litter: it stands in nobody's way, and stays.
 """
 
 import errno
@@ -14,17 +14,19 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-# What a file system says that cannot do a thing at all; a full or broken disk says something else.
+# The errors of a file system that does not have an operation; a full or broken disk gives others.
 UNABLE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
-# Of a folder that cannot be opened as a file can.
+# The errors of a folder that cannot be opened as a file can.
 DENIED = {errno.EACCES, errno.EPERM, errno.EBADF, errno.EISDIR}
+# The errors that are about a file or a disk, and not, say, about a network.
 OF_FILES = {
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM,
     errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE,
 }  # fmt: skip
+# The errors of a file system that does not replace a file at one blow.
 KEEPS_OLD = UNABLE | {errno.EEXIST, errno.EACCES, errno.EPERM, errno.EBUSY}
 
-# Of systems, network drives, editors and notebooks; whatever is hidden is some tool's own.
+# Names that systems, network drives, editors and notebooks give; whatever is hidden is some tool's.
 LITTER = (
     ".*", "*~", "~$*", "#*#", "*.bak", "*.swp", "*.swo", "thumbs.db", "ehthumbs*.db", "desktop.ini",
     "icon\r", "$recycle.bin", "system volume information", "lost+found", "__pycache__", "@eadir",
@@ -39,12 +41,12 @@ def is_litter(name: str) -> bool:
 
 
 def hidden(path: Path) -> Path:
-    """Where it is while it is being written or deleted."""
+    """Where a file or a folder is while it is being written or deleted."""
     return path.with_name(f".{path.name}.partial")
 
 
 def replace_text(file: Path, text: str) -> None:
-    """Make a file a line of text, or several: it holds the old one or the new one at any moment."""
+    """Write lines of text into a file, which holds the old text or the new text at any moment."""
     hidden(file).write_text(text + "\n", encoding="utf-8")
     sync(hidden(file))
     try:
@@ -52,7 +54,7 @@ def replace_text(file: Path, text: str) -> None:
     except OSError as error:
         if error.errno not in KEEPS_OLD or file.is_dir():
             raise
-        file.unlink(missing_ok=True)  # for a moment there is the new one alone, by its hidden name
+        file.unlink(missing_ok=True)  # for a moment only the new file is there, by its hidden name
         hidden(file).rename(file)
 
 
@@ -71,7 +73,7 @@ def sync(path: Path) -> None:
 
 
 def sync_open(descriptor: int) -> None:
-    """The same of a file that is open, whatever its name is by now."""
+    """Have the disk keep what was written to an open file, whatever its name is by now."""
     try:
         os.fsync(descriptor)
     except OSError as error:
@@ -80,7 +82,7 @@ def sync_open(descriptor: int) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file, or a folder with what is in it, but litter and the folders it lies in."""
+    """Delete a file, or a folder with what is in it. Litter, and the folders it lies in, stay."""
     if path.is_dir() and not path.is_symlink():
         for child in path.iterdir():
             if not is_litter(child.name):
@@ -92,8 +94,8 @@ def remove(path: Path) -> None:
 
 
 def forbidden(folder: Path) -> Path | None:
-    """The first file in a folder that this process may not read, or the folder; None if there is none.
-    Some libraries say that such a file does not exist."""
+    """The first file in a folder that this process may not read, or the folder itself; None if it may
+    read all of them. Some libraries say that such a file does not exist."""
     try:
         files = sorted(path for path in folder.iterdir() if path.is_file())
     except PermissionError:
@@ -104,8 +106,8 @@ def forbidden(folder: Path) -> Path | None:
 
 
 def file_error(error: BaseException | None) -> BaseException | None:
-    """Which of an error and its causes is about a file or a disk: that is full, may not be read, or is
-    not what it should be. None where none is. Libraries in Rust say so in words of their own."""
+    """The first of an error and its causes that is about a file or a disk: full, not readable, or not
+    what it should be. None where none is. Libraries in Rust say it in the text alone."""
     while error is not None:
         number = error.errno if isinstance(error, OSError) else None
         if number in OF_FILES or isinstance(error, SafetensorError) or "(os error" in str(error):

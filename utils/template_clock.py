@@ -1,8 +1,8 @@
-"""Chat templates that show a date: the machine's clock replaced by one that stands still.
+"""Chat templates that show a date get a clock that stands still, instead of the machine's.
 
-A template asks `strftime_now("%d %B %Y")`, so its prompts change at midnight, with the time zone and when
-a run goes on another day. transformers hands templates plain data only, no function, so the clock is
-put in front of a template as a macro of the same name, which looks up each directive of a format.
+A template asks `strftime_now("%d %B %Y")`, so its prompts would change at midnight, with the time zone,
+and when a run resumes on another day. transformers gives templates only plain data, no functions. So the
+clock is a macro of the same name, put in front of a template, that looks up each directive of a format.
 """
 
 import re
@@ -20,8 +20,8 @@ _PERCENT = "\0"  # for %%, while directives are replaced
 
 
 def standing_clock(template: str | dict | None, day: date) -> dict:
-    """What `apply_chat_template` is given for the clock of a template to show midnight of `day`: nothing
-    where it has none."""
+    """Arguments for `apply_chat_template` with which a template's clock shows midnight of `day`; none if
+    the template has no clock."""
     text = template.get("default") if isinstance(template, dict) else template
     if text is None or "strftime_now" not in text:
         return {}

@@ -6,11 +6,10 @@ here. Example: `judge_solver(r"\boxed{4}", Problem(DEDUCTION, 2, 4, 7), 5, 13) i
 """
 
 from collections.abc import Iterable
-from functools import lru_cache
 
-from custom_types import Equation, Problem, Role, Rollout, TaskType, Verdict
-from prime_inversion import fitting_primes, modular_inverse, primes_between
-from utils.string_formatting import REMEMBERED_TEXTS, parse_proposer, parse_solver
+from custom_types import Equation, Judged, Problem, Role, Rollout, TaskType, Verdict
+from prime_inversion import fitting_primes, given_residue, modular_inverse, primes_between
+from utils.string_formatting import parse_proposer, parse_solver
 
 
 def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) -> Verdict:
@@ -21,12 +20,11 @@ def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) ->
     if problem.task is TaskType.INDUCTION:
         correct = answer in fitting_primes(problem.x, problem.y, min_prime, max_prime)
     else:
-        known = problem.y if problem.task is TaskType.ABDUCTION else problem.x
-        correct = 1 <= answer < problem.p and answer * known % problem.p == 1
+        residue = given_residue(problem.task, problem.x, problem.y)
+        correct = 1 <= answer < problem.p and answer * residue % problem.p == 1
     return Verdict.CORRECT if correct else Verdict.WRONG
 
 
-@lru_cache(maxsize=REMEMBERED_TEXTS)  # equal proposals are one object, quickly found among problems
 def judge_proposer(
     text: str, task: TaskType, min_prime: int, max_prime: int
 ) -> tuple[Verdict, Problem | None]:
@@ -45,35 +43,35 @@ def complete(equation: Equation, task: TaskType, min_prime: int, max_prime: int)
     and is larger than both x and y, or x = y = 1 for induction.
     """
     if task is TaskType.INDUCTION:
-        x, y = equation.x, equation.y
-        if x < 1 or y < 1 or x == y == 1:
-            return None
-        above = [q for q in fitting_primes(x, y, min_prime, max_prime) if q > max(x, y)]
-        return Problem(task, x, y, above[0]) if above else None
-    known = equation.y if task is TaskType.ABDUCTION else equation.x
-    if equation.p not in primes_between(min_prime, max_prime) or not 1 <= known < equation.p:
+        return _with_prime(equation.x, equation.y, min_prime, max_prime)
+    residue, p = given_residue(task, equation.x, equation.y), equation.p
+    if residue is None or p not in primes_between(min_prime, max_prime) or not 1 <= residue < p:
         return None
-    inverse = modular_inverse(known, equation.p)
-    x, y = (inverse, known) if task is TaskType.ABDUCTION else (known, inverse)
-    return Problem(task, x, y, equation.p)
+    inverse = modular_inverse(residue, p)
+    x, y = (inverse, residue) if task is TaskType.ABDUCTION else (residue, inverse)
+    return Problem(task, x, y, p)
 
 
-def judge_rollout(
-    rollout: Rollout, min_prime: int, max_prime: int
-) -> tuple[Verdict, Problem | None]:
-    """The verdict on a rollout and, for a valid proposal, its problem.
+def _with_prime(x: int | None, y: int | None, min_prime: int, max_prime: int) -> Problem | None:
+    """The induction problem of x and y; None if no prime of the range fits and is larger than both."""
+    if x is None or y is None or x < 1 or y < 1 or x == y == 1:
+        return None
+    larger = [q for q in fitting_primes(x, y, min_prime, max_prime) if q > max(x, y)]
+    return Problem(TaskType.INDUCTION, x, y, larger[0]) if larger else None
+
+
+def judge_rollout(rollout: Rollout, min_prime: int, max_prime: int) -> Judged:
+    """A rollout with its verdict and, where it is a valid proposal, its problem.
 
     An unfinished rollout is malformed; this is the only place that says so.
     """
     if not rollout.finished:
-        return Verdict.MALFORMED, None
+        return Judged(rollout, Verdict.MALFORMED)
     if rollout.role is Role.PROPOSER:
-        return judge_proposer(rollout.text, rollout.task, min_prime, max_prime)
-    return judge_solver(rollout.text, rollout.problem, min_prime, max_prime), None
+        return Judged(rollout, *judge_proposer(rollout.text, rollout.task, min_prime, max_prime))
+    return Judged(rollout, judge_solver(rollout.text, rollout.problem, min_prime, max_prime))
 
 
-def judge_rollouts(
-    rollouts: Iterable[Rollout], min_prime: int, max_prime: int
-) -> list[tuple[Rollout, Verdict, Problem | None]]:
-    """Each rollout with what `judge_rollout` says of it, in order."""
-    return [(own, *judge_rollout(own, min_prime, max_prime)) for own in rollouts]
+def judge_rollouts(rollouts: Iterable[Rollout], min_prime: int, max_prime: int) -> list[Judged]:
+    """Each rollout, judged, in order."""
+    return [judge_rollout(rollout, min_prime, max_prime) for rollout in rollouts]

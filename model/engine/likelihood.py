@@ -1,7 +1,10 @@
 """Logits in, log-probabilities and entropies out: the distribution that tokens are sampled from.
 
-Its gradient is written out, because tables with an entry for each word of a large vocabulary are what
-an update spends most room on: two of them at a time instead of five.
+With z the logits divided by the temperature, the log-probability of token y is z_y - log Σ exp z_i.
+That formula stands here and nowhere else, for both engines, when they sample and when they score. The
+plain engine lets autograd differentiate it (`likelihood`); the shared one has its gradient written out
+(`ChoiceLikelihood`), because tables with an entry for each word of a large vocabulary are what an update
+spends most memory on: two of them at a time instead of five.
 """
 
 import math
@@ -12,14 +15,39 @@ from torch.autograd import Function
 
 
 def scaled(logits: Tensor, temperature: float) -> Tensor:
-    """What the distribution at a temperature is the softmax of, in float32 at least."""
+    """z, in float32 at least: the distribution at a temperature is the softmax of it."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
 
 
+def log_normaliser(z: Tensor) -> Tensor:
+    """log Σ exp z_i, with the last dimension kept. log_softmax adds up all words one after the other:
+    not exact enough for 49,152 of them."""
+    return z.logsumexp(-1, keepdim=True)
+
+
+def likelihood(
+    logits: Tensor, targets: Tensor, temperature: float, floor: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each row of logits (n, vocabulary) the log-probability of its target (n,); the entropy; and the
+    entropy of the choice among the words whose probability is at least `floor`. All in nats, (n,),
+    float32 at least, differentiable."""
+    z = scaled(logits, temperature)
+    logprobs = z.gather(-1, targets[:, None]).squeeze(-1) - log_normaliser(z).squeeze(-1)
+    entropy = _entropy(z)
+    if not floor:
+        return logprobs, entropy, entropy
+    among_likely = z.masked_fill(_unlikely(z, log_normaliser(z), floor), -math.inf)
+    return logprobs, entropy, _entropy(among_likely)
+
+
+def _entropy(z: Tensor) -> Tensor:
+    """Of the softmax of z, (n,): log Σ exp z_i - Σ p_i z_i."""
+    probabilities = z.softmax(-1)
+    return log_normaliser(z).squeeze(-1) - (probabilities * z.masked_fill(z.isinf(), 0)).sum(-1)
+
+
 class ChoiceLikelihood(Function):
-    """Of each row of logits (n, vocabulary) the log-probability of its target; the entropy, which has
-    no gradient; and the entropy of the choice among the words whose probability is at least `floor`,
-    all in nats, (n,), float32 at least.
+    """`likelihood` with its gradient written out; the entropy has none.
 
     With p the probabilities, y the target, q those of the choice among the likely words and H its
     entropy:
@@ -32,33 +60,32 @@ class ChoiceLikelihood(Function):
     def forward(ctx, logits: Tensor, targets: Tensor, temperature: float, floor: float):
         ctx.set_materialize_grads(False)
         z = scaled(logits, temperature)
-        # log_softmax adds up all words one after the other: not exact enough for 49,152 of them.
-        normaliser = likely_normaliser = z.logsumexp(-1, keepdim=True)
+        normaliser = likely_normaliser = log_normaliser(z)
         entropy = normaliser - (z - normaliser).exp_().mul_(z).sum(-1, keepdim=True)
-        above = entropy.clone()
+        bonus = entropy.clone()
         if floor:
-            among = z.masked_fill(_unlikely(z, normaliser, floor), -math.inf)
-            likely_normaliser = among.logsumexp(-1, keepdim=True)
-            q = among.sub_(likely_normaliser).exp_()
-            above = likely_normaliser - q.mul_(z).sum(-1, keepdim=True)
+            among_likely = z.masked_fill(_unlikely(z, normaliser, floor), -math.inf)
+            likely_normaliser = log_normaliser(among_likely)
+            q = among_likely.sub_(likely_normaliser).exp_()
+            bonus = likely_normaliser - q.mul_(z).sum(-1, keepdim=True)
         ctx.temperature, ctx.floor, ctx.dtype = temperature, floor, logits.dtype
-        ctx.save_for_backward(z, targets, normaliser, likely_normaliser, above)
+        ctx.save_for_backward(z, targets, normaliser, likely_normaliser, bonus)
         logprob = z.gather(-1, targets[:, None]) - normaliser
-        results = logprob.squeeze(-1), entropy.squeeze(-1), above.squeeze(-1)
+        results = logprob.squeeze(-1), entropy.squeeze(-1), bonus.squeeze(-1)
         ctx.mark_non_differentiable(results[1])
         return results
 
     @staticmethod
-    def backward(ctx, by_logprob: Tensor | None, _, by_above: Tensor | None):
-        z, targets, normaliser, likely_normaliser, above = ctx.saved_tensors
-        by_logprob = torch.zeros_like(above) if by_logprob is None else by_logprob[:, None]
+    def backward(ctx, by_logprob: Tensor | None, _, by_bonus: Tensor | None):
+        z, targets, normaliser, likely_normaliser, bonus = ctx.saved_tensors
+        by_logprob = torch.zeros_like(bonus) if by_logprob is None else by_logprob[:, None]
         gradient = (z - normaliser).exp_()
-        if by_above is None:
+        if by_bonus is None:
             gradient.mul_(-by_logprob)
         else:
-            factor = z + (above - likely_normaliser)
+            factor = z + (bonus - likely_normaliser)
             factor.mul_(
-                -by_above[:, None] * (normaliser - likely_normaliser).exp()
+                -by_bonus[:, None] * (normaliser - likely_normaliser).exp()
             )  # q = p times that
             if ctx.floor:
                 factor.masked_fill_(_unlikely(z, normaliser, ctx.floor), 0)
@@ -68,5 +95,5 @@ class ChoiceLikelihood(Function):
 
 
 def _unlikely(z: Tensor, normaliser: Tensor, floor: float) -> Tensor:
-    """Words of a probability below the floor, but never a row's most likely one."""
+    """Words of a probability below the floor, never a row's most likely one."""
     return z < torch.minimum(z.amax(-1, keepdim=True), normaliser + math.log(floor))

@@ -1,22 +1,24 @@
-"""Whether this program can train a model: sampling, update and the model itself agree on how likely a
-response is, at the lengths that the run may have.
+"""Which engine a policy gets, found out by trying at the lengths that the run may have.
 
-Both sampling and updates read prompts that share what they have in common, by a mask of which token
-sees which; sampling goes on one token at a time. A model that looks through a window, counts positions
-in a way of its own, keeps a state instead of a cache, or changes what its output layer gives would be
-sampled as one model and trained as another, without a word.
+An engine fits a model where sampling, scoring and the update all find a response as likely as the model
+itself does, one whole sequence at a time. The shared engine does not fit a model that looks through a
+window, counts positions in another way, or changes what its output layer gives: such a model would
+be sampled as one model and trained as another, without a word. The plain engine fits nearly all of them,
+at more cost. A model that neither fits cannot be trained here.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from buffer.base_buff import collate, microbatches
 from custom_types import ROLES, Example, Policy, Prompt, Role, Rollout
 from model.args import AZRArgs
-from model.inference import evaluating, generate_rows, response_logprobs
-from model.policy.limits import longest_prompts, require_room
+from model.engine.plain import PlainEngine
+from model.engine.protocol import Engine
+from model.engine.shared import SharedEngine
+from model.policy.limits import longest_prompts, narrow_window, require_positions
 from model.policy.prompt_check import require_prompts
 from model.policy.weights import PolicyError, in_short
 from utils.string_formatting import PromptRenderer
@@ -24,56 +26,120 @@ from utils.string_formatting import PromptRenderer
 COPIES = 2  # responses to a prompt, so that packed rows part behind one
 MOST = 1e-3  # nats between two ways to compute a token in float32
 MOST_OF_16_BITS = 0.05  # nats, in the mean
+HEAD_ROUNDING = {torch.float32: 1e-5}  # of the largest logit: one product of two matrices
+HEAD_ROUNDING_OF_16_BITS = 1e-2
+NEVER = (-1,)  # stop ids: no token ends a response
 
 
-def require_trainable(
+def fitted(
     policy: Policy, renderer: PromptRenderer, args: AZRArgs, roles: Sequence[Role] = ROLES
-) -> None:
-    """Raise PolicyError where a policy cannot play `roles` with these arguments, or not be trained on it.
+) -> tuple[Policy, str | None]:
+    """The policy with the engine that `args.engine` asks for, and with auto, where that is not the
+    shared one, a line on why. Raises PolicyError where a policy cannot play `roles` with these
+    arguments, or no such engine fits its model.
 
     Costs two responses of full length to each of at most six prompts, scored three times: on a GPU
     about one slice of rollouts, for SmolLM2 28 s of one core.
     """
     prompts = longest_prompts(renderer, args, roles)
     require_prompts(policy, renderer, prompts)
-    require_room(policy, prompts)
+    require_positions(policy, prompts)
+    fault = None
+    if args.engine != "plain":
+        fault = shared_fault(policy, prompts, args)
+        if fault is None:
+            return replace(policy, engine="shared"), None
+        if args.engine == "shared":
+            raise PolicyError(
+                f"--engine shared: must be plain or auto for --model {policy.name}; {fault}"
+            )
+    unfit = _fault(policy, PlainEngine, prompts, args)
+    if unfit is not None:
+        raise PolicyError(
+            f"--model {policy.name}: cannot be sampled and trained by this program; {unfit}"
+        )
+    return replace(policy, engine="plain"), fault and f"engine plain, since {fault}"
+
+
+def shared_fault(policy: Policy, prompts: Sequence[Prompt], args: AZRArgs) -> str | None:
+    """Why the shared engine does not fit a policy's model, in words; None where it does. A window and a
+    cap of logits are looked for by themselves: weights that have not learned to use them yet would hide
+    them from the comparison."""
+    return (
+        narrow_window(policy, prompts)
+        or _head_fault(policy, prompts)
+        or _fault(policy, SharedEngine, prompts, args)
+    )
+
+
+def _fault(
+    policy: Policy, engine: type[Engine], prompts: Sequence[Prompt], args: AZRArgs
+) -> str | None:
+    """Where an engine and the model itself differ, in words; None where they do not."""
+
+    def compare() -> str | None:
+        worst = differences(policy, engine, prompts, args)
+        exact = all(weight.dtype is torch.float32 for weight in policy.model.parameters())
+        most = MOST if exact else MOST_OF_16_BITS
+        if all(difference <= most for difference in worst.values()):
+            return None
+        where, difference = max(worst.items(), key=lambda item: item[1])
+        return f"{where} and the model itself differ by {difference:.2g} nats a token"
+
+    return _tried(policy, compare)
+
+
+def _tried(policy: Policy, compare) -> str | None:
+    """What `compare` says, in eval mode; or what an architecture raises, whatever it is, in words."""
+    was_training = policy.model.training
+    policy.model.eval()
     try:
-        with evaluating(policy.model):
-            worst = differences(policy, prompts, args)
+        return compare()
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    except Exception as error:  # of whatever an architecture does with a cache or a mask
+    except Exception as error:
         if "allocate memory" in str(error):
             raise
-        raise PolicyError(
-            f"--model {policy.name}: cannot be sampled and trained by this program ({in_short(error)})"
-        ) from error
-    exact = all(own.dtype is torch.float32 for own in policy.model.parameters())
-    most = MOST if exact else MOST_OF_16_BITS
-    if not all(difference <= most for difference in worst.values()):
-        where, difference = max(worst.items(), key=lambda one: one[1])
-        raise PolicyError(
-            f"--model {policy.name}: must be a model that reads attention masks by position and whose "
-            f"logits are its output layer's; {where} and the model itself differ by {difference:.2g} nats a token"
-        )
+        return f"its architecture does not allow it ({in_short(error)})"
+    finally:
+        policy.model.train(was_training)
 
 
 @torch.no_grad()
-def differences(policy: Policy, prompts: Sequence[Prompt], args: AZRArgs) -> dict[str, float]:
-    """How far each way to compute a response's log-probabilities is from the model's own, in nats: of the
-    token that is furthest, or in the mean where rounding may change a token by much."""
-    rollouts = _sampled(policy, prompts, args)
+def _head_fault(policy: Policy, prompts: Sequence[Prompt]) -> str | None:
+    """Whether a model does more to its logits than its output layer does."""
+
+    def compare() -> str | None:
+        model = policy.model
+        ids = torch.tensor([prompts[0].ids], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits.float()
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        made = model.get_output_embeddings()(hidden).float()
+        most = HEAD_ROUNDING.get(model.dtype, HEAD_ROUNDING_OF_16_BITS) * float(logits.abs().max())
+        off = float((made - logits).abs().max())
+        return None if off <= most else "its logits are more than its output layer's"
+
+    return _tried(policy, compare)
+
+
+@torch.no_grad()
+def differences(
+    policy: Policy, engine: type[Engine], prompts: Sequence[Prompt], args: AZRArgs
+) -> dict[str, float]:
+    """How far each thing that an engine does is from the model itself, in nats: for the token that is
+    furthest, or in the mean where rounding may change a token by much."""
+    rollouts = _sampled(policy, engine, prompts, args)
     found = {
-        "sampling": [own.old_logprobs for own in rollouts],
-        "scoring": _scored(policy, rollouts, args),
+        "sampling": [value for rollout in rollouts for value in rollout.old_logprobs],
+        "scoring": _scored(policy, engine, rollouts, args),
     }
     with torch.enable_grad():
-        found["the update"] = _scored(policy, rollouts, args)
-    wanted = torch.cat([plain_logprobs(policy.model, own) for own in rollouts])
+        found["the update"] = _scored(policy, engine, rollouts, args)
+    wanted = torch.cat([logprobs_alone(policy.model, rollout) for rollout in rollouts])
     measure = torch.mean if _rounds_much(policy.model) else torch.max
     return {
-        name: float(measure((torch.tensor(sum(map(list, own), [])) - wanted).abs()))
-        for name, own in found.items()
+        name: float(measure((torch.tensor(values) - wanted).abs()))
+        for name, values in found.items()
     }
 
 
@@ -81,44 +147,50 @@ def _rounds_much(model) -> bool:
     """Whether rounding can send a token elsewhere: to another expert, or by weights of 16 bits."""
     settings = model.config.get_text_config(decoder=True).to_dict().items()
     routed = any("expert" in key and type(value) is int and value > 1 for key, value in settings)
-    return routed or any(own.dtype is not torch.float32 for own in model.parameters())
+    return routed or any(weight.dtype is not torch.float32 for weight in model.parameters())
 
 
-def _sampled(policy: Policy, prompts: Sequence[Prompt], args: AZRArgs) -> list[Rollout]:
-    """Responses to prompts, each of all the tokens that it may have, sampled as in training."""
+def _sampled(
+    policy: Policy, engine: type[Engine], prompts: Sequence[Prompt], args: AZRArgs
+) -> list[Rollout]:
+    """Responses to prompts, each with all the tokens that it may have, sampled as in training."""
+    sampler = engine(policy.model, NEVER, policy.pad_id)
     rollouts, generator = [], torch.Generator().manual_seed(args.seed)
     for length in sorted({prompt.max_tokens for prompt in prompts}):
-        asked = [own for own in prompts if own.max_tokens == length for _ in range(COPIES)]
-        uniform = torch.rand(len(asked), length, generator=generator)
-        never = (-1,)  # no token ends a response
-        responses = generate_rows(
-            policy.model, [own.ids for own in asked], uniform, 1.0, never, policy.pad_id, len(asked)
-        )
+        asked = [prompt for prompt in prompts if prompt.max_tokens == length] * COPIES
+        uniform = torch.rand(len(asked), length, generator=generator).to(policy.model.device)
+        responses = sampler.sample([prompt.ids for prompt in asked], uniform, 1.0)
         rollouts += [
-            Rollout(own.role, own.task, own.problem, own.ids, found.ids, found.logprobs, "", False)
-            for own, found in zip(asked, responses, strict=True)
-        ]
+            Rollout(
+                prompt.role, prompt.task, prompt.problem, prompt.ids,
+                response.ids, response.logprobs, "", response.finished,
+            )
+            for prompt, response in zip(asked, responses, strict=True)
+        ]  # fmt: skip
     return rollouts
 
 
-def _scored(policy: Policy, rollouts: Sequence[Rollout], args: AZRArgs) -> list[Sequence[float]]:
-    """The log-probabilities of each response as the update computes them."""
-    examples = [Example(own, 0.0) for own in rollouts]
-    found = {}
-    for part in microbatches(examples, args.microbatch_tokens):
-        batch = collate(part, policy.pad_id).to(policy.model.device)
-        logprobs, *_ = response_logprobs(policy.model, batch, temperature=1.0)
-        owners = [example for row in part for example in row]
-        for example, own in zip(owners, logprobs.tolist(), strict=True):
-            found[id(example)] = own[: len(example.rollout.response_ids)]
-    return [found[id(example)] for example in examples]
+def _scored(
+    policy: Policy, engine: type[Engine], rollouts: Sequence[Rollout], args: AZRArgs
+) -> list[float]:
+    """The log-probabilities of all responses, one after the other, as the update computes them."""
+    scorer = engine(policy.model, policy.stop_ids, policy.pad_id)
+    # Each weighs another number, by which it is known in whatever order it comes back.
+    examples = [Example(rollout, 0.0, float(number)) for number, rollout in enumerate(rollouts)]
+    found: dict[int, list[float]] = {}
+    for batch in scorer.batches(examples, args.microbatch_tokens):
+        batch = batch.to(policy.model.device)
+        logprobs = scorer.score(batch, temperature=1.0).logprobs.tolist()
+        for number, values in zip(batch.weights.int().tolist(), logprobs, strict=True):
+            found[number] = values[: len(rollouts[number].response_ids)]
+    return [value for number in range(len(rollouts)) for value in found[number]]
 
 
 @torch.no_grad()
-def plain_logprobs(model, own: Rollout) -> Tensor:
-    """Log-probabilities of a response, (T,) float32 on the CPU, by the forward pass that transformers documents:
-    one sequence, no cache, all of its logits."""
-    ids = torch.tensor([own.prompt_ids + own.response_ids], device=model.device)
+def logprobs_alone(model, rollout: Rollout) -> Tensor:
+    """Log-probabilities of a response, (T,) float32 on the CPU, by the model itself: one whole sequence,
+    no cache, no padding."""
+    ids = torch.tensor([rollout.prompt_ids + rollout.response_ids], device=model.device)
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits[0]
-    chosen = logits[len(own.prompt_ids) - 1 : -1].float().log_softmax(-1)
-    return chosen.gather(1, ids[0, len(own.prompt_ids) :, None]).squeeze(1).cpu()
+    chosen = logits[len(rollout.prompt_ids) - 1 : -1].float().log_softmax(-1)
+    return chosen.gather(1, ids[0, len(rollout.prompt_ids) :, None]).squeeze(1).cpu()

@@ -1,115 +1,99 @@
-"""Sequences in, logits of what follows them out: prompts first, then one token at a time. What prompts
-share is computed once, and a row that is decoded may part into several.
+"""The shared engine: what sequences have in common is computed once.
+
+Sampling reads prompts as prefix trees and keeps one row of the model for all rows that have the same
+tokens so far; scoring packs examples into rows of prefix trees and has the gradient of its likelihood
+written out. For models that read a four-dimensional attention mask by position, look at all they are
+given, and whose logits are what their output layer makes of the last hidden state; there it equals
+`model/engine/plain.py`, which is its definition.
 """
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from torch.utils.checkpoint import checkpoint
 
-from buffer.packing import fill_rows, pack
+from buffer.base_buff import collate, microbatches
+from custom_types import Example, MiniBatch, Response
+from model.engine.decoding import prefill
+from model.engine.likelihood import ChoiceLikelihood
+from model.engine.protocol import Scores
+from model.engine.sampling import responses, sample_tokens
 
-MOST_POSITIONS = 4096  # of a row of packed prompts
-
-
-class Decoding:
-    """Rows of a model, each at the end of a sequence of its own. cache: their keys and values. mask:
-    (rows, width) bool, which positions of the cache hold a row's tokens; padded on the left."""
-
-    def __init__(self, model, cache: Cache, mask: Tensor):
-        self._model, self.cache, self._mask = model, cache, mask
-        self._positions = mask.sum(1, keepdim=True)
-
-    def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Row r becomes what row `parents[r]` was, (rows,) int64, and `tokens[r]` behind it; logits
-        (rows, vocabulary) of what follows."""
-        before, after = len(self._mask), len(parents)
-        if before != after or (parents != torch.arange(after, device=parents.device)).any():
-            self.cache.batch_select_indices(parents)
-            self._mask, self._positions = self._mask[parents], self._positions[parents]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(after, 1)], 1)
-        output = self._model(
-            input_ids=tokens[:, None],
-            attention_mask=self._mask.long(),
-            position_ids=self._positions,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        self._positions = self._positions + 1
-        return output.logits[:, -1]
+LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
+STAYING = 0.75  # of the rows in the model: when no more have yet to end, the others leave
 
 
-def prefill(
-    model, prompts: Sequence[tuple[int, ...]], pad_id: int, more: int
-) -> tuple[Tensor, Decoding]:
-    """Logits (n, vocabulary) of what follows each of n prompts, and n rows that stand at their ends,
-    which may go on for `more` tokens."""
-    device = model.device
-    rows, _ = fill_rows(prompts, MOST_POSITIONS)
-    packed = pack([[prompts[index] for index in row] for row in rows], pad_id)
-    output = model.base_model(
-        input_ids=packed.input_ids.to(device),
-        attention_mask=packed.attention_mask.to(device),
-        position_ids=packed.position_ids.to(device),
-        past_key_values=DynamicCache(),  # a model's own would drop what lies outside a window
-        use_cache=True,
-    )
-    order = [prompts[index] for row in rows for index in row]
-    path_of = dict(zip(order, packed.paths, strict=True))
-    longest = max(map(len, prompts))
-    padded = [[0] * (longest - len(prompt)) + path_of[prompt] for prompt in prompts]
-    paths = torch.tensor(padded, device=device)
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = torch.arange(longest, device=device)[None] >= longest - lengths[:, None]
-    cache = output.past_key_values
-    for index, layer in enumerate(cache.layers):  # one at a time, so that the packed one is freed
-        cache.layers[index] = _RowLayer(layer, paths, more)
-    hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
-    return model.get_output_embeddings()(hidden), Decoding(model, cache, mask)
+class SharedEngine:
+    """Samples and scores with prompts, and equal beginnings of responses, shared."""
+
+    def __init__(self, model, stop_ids: Sequence[int], pad_id: int):
+        self.model, self.stop_ids, self.pad_id = model, stop_ids, pad_id
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], uniform: Tensor, temperature: float
+    ) -> list[Response]:
+        """Rows that have the same tokens so far are one row of the model until they part. Rows that
+        have ended leave it when they are enough: each time costs a copy of the cache."""
+        device, (count, most) = self.model.device, uniform.shape
+        stops = torch.tensor(self.stop_ids, device=device)
+        place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
+        logits, decoding = prefill(self.model, list(place), self.pad_id, most)
+        # Of each response that is held: its number, its row in the model, and whether it has ended.
+        held = torch.arange(count, device=device)
+        state = torch.tensor([place[prompt] for prompt in prompts], device=device)
+        ended = torch.zeros_like(state, dtype=torch.bool)
+
+        tokens = torch.full((count, most), self.pad_id, device=device)
+        logprobs = torch.zeros(count, most, device=device)
+        for step in range(most):
+            words, logits = logits.shape[-1], logits[state]
+            token, logprob = sample_tokens(logits, temperature, uniform[held, step])
+            token = token.masked_fill(ended, self.pad_id)  # so that ended rows do not part
+            tokens[held, step], logprobs[held, step] = token, logprob
+            ended |= torch.isin(token, stops)
+            going = ~ended
+            left = int(going.sum())
+            if step + 1 == most or not left:
+                break
+            if left <= STAYING * len(held):
+                held, state, token, ended = (kept[going] for kept in (held, state, token, ended))
+            distinct, state = torch.unique(state * words + token, return_inverse=True)
+            logits = decoding.extend(distinct // words, distinct % words)
+        return responses(tokens[:, : step + 1], logprobs[:, : step + 1], self.stop_ids)
+
+    def batches(self, examples: Sequence[Example], max_tokens: int) -> list[MiniBatch]:
+        """Rows of prefix trees, as long as it pays to share."""
+        return [collate(rows, self.pad_id) for rows in microbatches(examples, max_tokens)]
+
+    def score(self, batch: MiniBatch, temperature: float, floor: float = 0.0) -> Scores:
+        """Only response positions get logits, a chunk at a time, recomputed in the backward pass: a
+        vocabulary of 151,936 over every position would not fit a GPU."""
+        hidden = self.model.base_model(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        mask, targets = batch.response_mask, batch.targets[batch.response_mask]
+        hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.sources[mask])
+        head = self.model.get_output_embeddings()
+        words = getattr(head, "out_features", None) or self.model.config.vocab_size
+        chunk = max(1, LOGIT_CHUNK_ELEMENTS // words)
+        chunks = list(zip(hidden.split(chunk), targets.split(chunk), strict=True))
+        settings = head, temperature, floor
+        found = [
+            checkpoint(_likelihood, *one, *settings, use_reentrant=False) for one in chunks[:-1]
+        ]
+        # The backward pass begins with the last chunk: nothing to recompute.
+        found.append(_likelihood(*chunks[-1], *settings))
+        joined = [torch.cat(values) for values in zip(*found, strict=True)]
+        blank = joined[0].new_zeros(mask.shape)
+        return Scores(*(blank.masked_scatter(mask, values) for values in joined))
 
 
-class _RowLayer(DynamicLayer):
-    """A layer's keys and values (rows, heads, time, dim) of rows that stand at `paths` (rows, width)
-    in packed ones, with room for more: growing by copies costs more than a small model's forward."""
-
-    def __init__(self, packed: DynamicLayer, paths: Tensor, more: int):
-        super().__init__()
-        self.lazy_initialization(packed.keys, packed.values)
-        self._rooms = [_row_tensor(kept, paths, more) for kept in (packed.keys, packed.values)]
-        self._show(paths.shape[1])
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
-        """Take in the next tokens' keys and values; those of all tokens so far."""
-        start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
-        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
-            room[:, :, start:end] = new
-        self._show(end)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep these rows, in this order, one of them perhaps more than once."""
-        time = self.get_seq_length()
-        self._rooms = [_selected(room, indices, time) for room in self._rooms]
-        self._show(time)
-
-    def _show(self, time: int) -> None:
-        self.keys, self.values = (room[:, :, :time] for room in self._rooms)
-
-
-def _row_tensor(packed: Tensor, paths: Tensor, more: int) -> Tensor:
-    _, heads, _, size = packed.shape
-    rows, width = paths.shape
-    kind = packed.device.type
-    # Attention would cast to this for every token; transformers keeps its cache in float32.
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else packed.dtype
-    room = packed.new_empty(rows, heads, width + more, size, dtype=dtype)
-    room[:, :, :width] = packed.transpose(1, 2).flatten(0, 1)[paths].transpose(1, 2)
-    return room
-
-
-def _selected(room: Tensor, rows: Tensor, time: int) -> Tensor:
-    """`room[rows]`, of which the first `time` positions are read."""
-    selected = room.new_empty(len(rows), *room.shape[1:])
-    selected[:, :, :time] = room[:, :, :time][rows]
-    return selected
+def _likelihood(
+    hidden: Tensor, targets: Tensor, head, temperature: float, floor: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return ChoiceLikelihood.apply(head(hidden), targets, temperature, floor)

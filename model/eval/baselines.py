@@ -15,9 +15,10 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -33,17 +34,20 @@ from transformers.utils import logging as transformers_logging
 from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, TINY_MODEL
 from custom_types import Policy, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
-from model.engine.probe import require_trainable
+from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
-from model.flags import ArgumentError, check, flag, parse_values
-from model.policy.load import PolicyError, build_tiny, load_policy, load_pretrained, require_words
+from model.flags import ArgumentError, Flags, flag, parse
+from model.policy.language import language
+from model.policy.load import PolicyError, load_policy, load_pretrained, require_words
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.presets import is_small, preset
 from model.report.pictures import save_bars
-from model.run.checkpoints import CheckpointError, load_values
-from model.run.directory import RunDirectoryError, latest_checkpoint, read_config
-from model.run.outputs import is_run, output_folder
+from model.run.checkpoints import CheckpointError
+from model.run.finished import FinishedRun, is_run
+from model.run.outputs import output_folder
+from model.run.rows import RunDirectoryError
 from prime_inversion import primes_between
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
@@ -54,7 +58,7 @@ MODEL_ROWS = 128  # answers at a time of a model from elsewhere, which a GPU of 
 
 
 @dataclass(frozen=True)
-class BaselineArgs:
+class BaselineArgs(Flags):
     """The command line. Raises ArgumentError for a value that is not allowed."""
 
     model: tuple[str, ...] = flag(
@@ -66,17 +70,18 @@ class BaselineArgs:
     max_prime: int | None = flag(
         None, "largest p [the first run's, or 31]", least=MINIMUM_PRIME, most=MAXIMUM_PRIME
     )
-    num_problems: int = flag(512, "problems a task; all of them where fewer", least=1)
+    num_problems: int = flag(
+        512, "problems of each task; all of them where there are fewer", least=1
+    )
     samples: int = flag(1, "k, answers to each problem, for pass@1 to pass@k", least=1)
     temperature: float | None = flag(
-        None, "of sampling, 0 is greedy [0 for one sample, 1 for more]", least=0, most=100
+        None, "temperature of sampling; 0: greedy [0 for one sample, 1 for more]", least=0, most=100
     )
     seed: int = flag(DEFAULT_SEED, "seed of problems and samples", least=0, most=2**32 - 1)
     output: str | None = flag(None, "folder for baselines.json and baselines.png")
 
     def __post_init__(self):
-        for item in fields(self):
-            check(item, getattr(self, item.name))
+        super().__post_init__()
         if self.samples > 1 and self.temperature == 0:
             raise ArgumentError(
                 f"--samples {self.samples} --temperature 0: must have a temperature above 0, or all "
@@ -92,17 +97,20 @@ class BaselineArgs:
 def run_args(model: str) -> AZRArgs:
     """The arguments of a finished run. Raises ArgumentError."""
     try:
-        return AZRArgs(**read_config(model)["args"])
-    except (RunDirectoryError, ValueError, TypeError, KeyError) as error:
+        return FinishedRun(model).azr_args
+    except RunDirectoryError as error:
         raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
 
 
-def run_checkpoint(model: str) -> Path:
-    """The newest checkpoint of a run. Raises ArgumentError."""
+def trained_on(model: str) -> set[Problem]:
+    """The problems that a finished run has trained on answers to. Raises ArgumentError, or
+    CheckpointError."""
     try:
-        return latest_checkpoint(model)
+        return FinishedRun(model).trained_on
     except RunDirectoryError as error:
-        raise ArgumentError(f"--model {model}: must have a checkpoint ({error})") from error
+        raise ArgumentError(
+            f"--model {model}: must have a checkpoint of this version ({error})"
+        ) from error
 
 
 def problem_args(given: BaselineArgs) -> AZRArgs:
@@ -146,7 +154,7 @@ def policy_scores(
     policy.model.to("cuda" if cuda else "cpu")
     renderer = PromptRenderer.for_policy(policy, args)
     if policy.name != TINY_MODEL:
-        require_trainable(policy, renderer, args, roles=(Role.SOLVER,))
+        policy, _ = fitted(policy, renderer, args, roles=(Role.SOLVER,))
     evaluator = Evaluator(policy, renderer, args)
     with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
         return right(evaluator.verdicts(asked, temperature=temperature))
@@ -172,30 +180,21 @@ def baseline_scores(
 
 
 def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperature: float) -> Scores:
-    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError or ArgumentError."""
-    span = dict(min_prime=args.min_prime, max_prime=args.max_prime)
-    own = dict(**span, eval_problems=args.eval_problems, seed=args.seed)
+    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError, ArgumentError
+    or RunDirectoryError."""
+    asking: dict[str, Any] = dict(
+        min_prime=args.min_prime, max_prime=args.max_prime,
+        eval_problems=args.eval_problems, seed=args.seed,
+    )  # fmt: skip
     if is_run(model):
-        policy = load_pretrained(str(run_checkpoint(model)))
-        policy, its_args = replace(policy, name=model), replace(run_args(model), **own)
+        policy = load_pretrained(str(FinishedRun(model).newest_checkpoint))
+        policy, its_args = replace(policy, name=model), replace(run_args(model), **asking)
         require_words(policy, args.max_prime)
     else:
-        own["rollout_rows"] = MODEL_ROWS
-        its_args = AZRArgs(**preset(model) | own, model=model)
+        asking["rollout_rows"] = MODEL_ROWS
+        its_args = AZRArgs(**preset(language(model)) | asking, model=model)
         policy = load_policy(its_args)
     return policy_scores(policy, its_args, asked, temperature)
-
-
-def trained_on(model: str) -> set[Problem]:
-    """The problems of which a finished run has trained on answers. Raises ArgumentError."""
-    values = load_values(run_checkpoint(model))
-    try:
-        rows = values["problems"]["problems"]
-        return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
-    except (KeyError, TypeError, ValueError) as error:
-        raise ArgumentError(
-            f"--model {model}: must be a run of this version; it counts no answers"
-        ) from error
 
 
 def main(argv: Sequence[str]) -> int:
@@ -204,8 +203,7 @@ def main(argv: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        about = __doc__.splitlines()[0]
-        given = BaselineArgs(**parse_values(argv, fields(BaselineArgs), description=about))
+        given = parse(BaselineArgs, argv, about=__doc__.splitlines()[0])
         args = problem_args(given)
         output = None if given.output is None else output_folder(given.output, FILES)
         seen = {model: trained_on(model) for model in given.model if is_run(model)}
@@ -213,9 +211,9 @@ def main(argv: Sequence[str]) -> int:
         how = args, asked, given.sampling_temperature
         scores = {model: model_scores(model, *how) for model in given.model}
         rows = []
-        for name, own in (baseline_scores(*how) | scores).items():
-            rows += score_rows(name, own, given.samples, args, seen.get(name))
-    except (ArgumentError, PolicyError, CheckpointError) as error:
+        for name, found in (baseline_scores(*how) | scores).items():
+            rows += score_rows(name, found, given.samples, args, seen.get(name))
+    except (ArgumentError, PolicyError, CheckpointError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2
     drawn = (

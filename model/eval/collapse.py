@@ -18,10 +18,11 @@ import gzip
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from statistics import fmean
+from typing import Any, NamedTuple
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -33,79 +34,159 @@ spare_neighbours()  # before torch loads
 import numpy as np
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from buffer.base_buff import microbatches
-from compute.objective import aggregate_tokens
+from buffer.base_buff import collate
+from compute.objective import aggregate_tokens, compute_azr_objective
+from compute.reward import compute_r_total
 from constants import RUNS_DIR
-from custom_types import TASKS, Example, MiniBatch, Policy, Prompt, Role, Round
-from model.args import ArgumentError, AZRArgs
+from custom_types import (
+    CELLS,
+    ROLES,
+    TASKS,
+    Example,
+    MiniBatch,
+    Policy,
+    Problem,
+    Role,
+    Rollout,
+    Round,
+    TaskType,
+)
+from model.args import AZRArgs
+from model.engine.protocol import Scores
+from model.engine.shared import SharedEngine
 from model.eval.evaluator import Evaluator, evaluation_problems
-from model.policy.load import build_tiny
+from model.flags import ArgumentError, Flags, flag, parse
+from model.learner import Learner, Objective
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import train_on_texts, warm_start
 from model.report.charts import Panel, curve_chart
 from model.report.curves import curves
 from model.report.pictures import save_picture, sized
-from model.run.outputs import Parser, output_folder
+from model.run.outputs import output_folder
 from model.trainer import AZRTrainer
+from utils.random_states import seeded_generator
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 from utils.validate_by_executing import judge_solver
 
-SETTINGS = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
+SETTINGS: dict[str, Any] = dict(max_prime=13, batch_size=32, n_attempts=4, minibatches=4)
 FILES = "collapse.md", "collapse.png", "collapse.jsonl"
 PREPARING_STEPS = 100  # of self-play, then of unlearning the form
+
+
+@dataclass(frozen=True)
+class CollapseArgs(Flags):
+    """The command line."""
+
+    output: str | None = flag(None, "folder of the experiment [runs/collapse]")
+    seeds: int = flag(3, "runs of each trainer", least=1, most=100)
+    total_steps: int = flag(100, "steps with the defect", least=1, most=10_000)
+    unclosed: float = flag(
+        0.8, "share of problems in whose answer the box is left open", least=0, most=1
+    )
+    from_: str | None = flag(
+        None, "make table and figure of these logs, collapse.jsonl, and run nothing"
+    )
+
+    @property
+    def folder(self) -> Path:
+        return RUNS_DIR / "collapse" if self.output is None else Path(self.output)
 
 
 # ---------------------------------------------------------------- the defects
 
 
-class Descent(AZRTrainer):
+def descent(*logprobs_and_more, **settings) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective is minimised."""
-
-    def _objective(self, *args, **mean_over):
-        objective, extra = super()._objective(*args, **mean_over)
-        return -objective, extra
+    objective, measured = compute_azr_objective(*logprobs_and_more, **settings)
+    return -objective, measured
 
 
-class ClippedAdvantages(AZRTrainer):
+def clipped_advantages(
+    new_logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, response_mask: Tensor, *,
+    clip_low: float, clip_high: float, counts: Tensor, **mean,
+) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
     """The advantage is clipped to 1 ± ε where the ratio should be."""
+    _, measured = compute_azr_objective(
+        new_logprobs, old_logprobs, advantages, response_mask,
+        clip_low=clip_low, clip_high=clip_high, counts=counts, **mean,
+    )  # fmt: skip
+    ratio, advantage = (new_logprobs - old_logprobs).exp(), advantages[:, None]
+    clipped = advantage.clamp(1 - clip_low, 1 + clip_high)
+    surrogate = torch.minimum(advantage * ratio, clipped * ratio)
+    return aggregate_tokens(surrogate, response_mask, **mean), measured
 
-    def _objective(self, logprobs, batch, **mean_over):
-        _, extra = super()._objective(logprobs, batch, **mean_over)
-        ratio = (logprobs - batch.old_logprobs).exp()
-        advantage = batch.advantages[:, None]
-        clipped = advantage.clamp(1 - self.args.clip_low, 1 + self.args.clip_high)
-        surrogate = torch.minimum(advantage * ratio, clipped * ratio)
-        return aggregate_tokens(surrogate, batch.response_mask, **mean_over), extra
+
+def descent_of_clipped_advantages(*logprobs_and_more, **settings):
+    """Both."""
+    objective, measured = clipped_advantages(*logprobs_and_more, **settings)
+    return -objective, measured
 
 
-class OtherCompletions(AZRTrainer):
-    """The new log-probabilities are those of other completions, sampled at the update."""
+class OtherCompletions(SharedEngine):
+    """In the update, the log-probabilities are those of other completions, sampled there and then; a
+    place that the other completion does not reach has 0."""
 
-    def learning_phase(self, played: Round) -> dict[str, float]:
-        self.stored = []  # of each minibatch to come, in the order of its rows
-        return super().learning_phase(played)
+    def __init__(self, policy: Policy, renderer: PromptRenderer, seed: int):
+        super().__init__(policy.model, policy.stop_ids, policy.pad_id)
+        self.max_tokens = renderer.max_tokens
+        self.completions_rng = seeded_generator(f"{seed}/other completions")
 
-    def _packed(self, examples: Sequence[Example]) -> list[MiniBatch]:
-        parts = microbatches(examples, self.args.microbatch_tokens)
-        self.stored.append([example for part in parts for row in part for example in row])
-        return super()._packed(examples)
+    def score(self, batch: MiniBatch, temperature: float, floor: float = 0.0) -> Scores:
+        if not torch.is_grad_enabled():
+            return super().score(batch, temperature, floor)
+        others = collate(
+            [[example] for example in self._completed(batch, temperature)], self.pad_id
+        )
+        length = batch.response_mask.shape[1]
+        return Scores(
+            *(
+                torch.nn.functional.pad(values, (0, length))[:, :length] * batch.response_mask
+                for values in super().score(others, temperature, floor)
+            )
+        )
 
-    def _update(self, parts: Sequence[MiniBatch], denominator: float, sampling=None):
-        logprobs = [row for part in parts for row in part.old_logprobs.tolist()]
-        stored = list(zip(self.stored.pop(0), logprobs, strict=True))
-        others = []
-        for role in Role:
-            own = [(example, old) for example, old in stored if example.rollout.role is role]
-            limit = self.renderer.max_tokens[role]
-            rows = [example.rollout for example, _ in own]
-            prompts = [Prompt(r.role, r.task, r.problem, "", r.prompt_ids, limit) for r in rows]
-            for (example, old), fresh in zip(own, self._rollout(self.policy, prompts), strict=True):
-                length = len(fresh.response_ids)
-                old = (*old, *[0.0] * length)[:length]
-                others.append(replace(example, rollout=replace(fresh, old_logprobs=old)))
-        return super()._update(super()._packed(others), denominator)
+    def _completed(self, batch: MiniBatch, temperature: float) -> list[Example]:
+        """The prompts of a batch, in order, each with a new response."""
+        examples: dict[int, Example] = {}
+        prompts = prompts_of(batch)
+        for role in ROLES:
+            numbers = [n for n, cell in enumerate(batch.cells.tolist()) if CELLS[cell][0] is role]
+            uniform = torch.rand(
+                len(numbers), self.max_tokens[role], generator=self.completions_rng
+            )
+            if not numbers:
+                continue
+            responses = self.sample([prompts[n] for n in numbers], uniform, temperature)
+            for n, found in zip(numbers, responses, strict=True):
+                _, task = CELLS[int(batch.cells[n])]
+                rollout = Rollout(
+                    role,
+                    task,
+                    ANY_PROBLEM,
+                    prompts[n],
+                    found.ids,
+                    found.logprobs,
+                    "",
+                    found.finished,
+                )
+                examples[n] = Example(rollout, 0.0)
+        return [examples[n] for n in range(len(examples))]
+
+
+ANY_PROBLEM = Problem(TaskType.DEDUCTION, 2, 4, 7)  # no likelihood depends on it
+
+
+def prompts_of(batch: MiniBatch) -> list[tuple[int, ...]]:
+    """The prompt of each response: what its last token, which predicts the first of the response, sees."""
+    time, prompts = batch.input_ids.shape[1], []
+    for source in batch.sources[:, 0].tolist():
+        seen = batch.attention_mask[source // time, 0, source % time]
+        prompts.append(tuple(batch.input_ids[source // time][seen].tolist()))
+    return prompts
 
 
 class UnrelatedRewards(AZRTrainer):
@@ -114,36 +195,45 @@ class UnrelatedRewards(AZRTrainer):
 
     def rollout_phase(self) -> Round:
         played = super().rollout_phase()
-        span, rng = (self.args.min_prime, self.args.max_prime), self.drawing
+        args, rng = self.args, self.proposer.drawing_rng
         others = rng.sample([item.rollout.problem for item in played.answers], len(played.answers))
         answers = []
         for item, problem in zip(played.answers, others, strict=True):
-            verdict = judge_solver(item.rollout.text, problem, *span)
-            answers.append(self._scored(item.rollout, verdict))
+            verdict = judge_solver(item.rollout.text, problem, args.min_prime, args.max_prime)
+            reward = compute_r_total(Role.SOLVER, verdict, **args.reward_settings)
+            answers.append(replace(item, verdict=verdict, reward=reward))
         proposals = []
-        for item, problem in played.proposals:
-            sample = rng.sample(answers, self.args.n_attempts)
+        for item in played.proposals:
+            sample = rng.sample(answers, args.n_attempts)
             pay = 1 - fmean(answer.reward for answer in sample)
-            proposals.append((replace(item, reward=pay if problem else item.reward), problem))
+            proposals.append(replace(item, reward=pay if item.proposed else item.reward))
         return replace(played, answers=tuple(answers), proposals=tuple(proposals))
 
 
-class AllTogether(Descent, ClippedAdvantages, OtherCompletions, UnrelatedRewards):
-    """Every defect that reaches the gradient."""
+class Defects(NamedTuple):
+    """What a trainer does wrong; by default nothing."""
 
+    objective: Objective = compute_azr_objective
+    other_completions: bool = False
+    trainer: type[AZRTrainer] = AZRTrainer
 
-class AllButDescent(ClippedAdvantages, OtherCompletions, UnrelatedRewards):
-    """The same, climbing."""
+    def trainer_of(
+        self, policy: Policy, renderer: PromptRenderer, args: AZRArgs, accelerator: Accelerator
+    ) -> AZRTrainer:
+        """A trainer of the policy that has these defects."""
+        others = OtherCompletions(policy, renderer, args.seed) if self.other_completions else None
+        learner = Learner(policy, args, accelerator, objective=self.objective, engine=others)
+        return self.trainer(policy, renderer, args, accelerator, learner=learner)
 
 
 TRAINERS = {
-    "correct": AZRTrainer,
-    "descent": Descent,
-    "clipped advantages": ClippedAdvantages,
-    "other completions": OtherCompletions,
-    "unrelated rewards": UnrelatedRewards,
-    "all but descent": AllButDescent,
-    "all together": AllTogether,
+    "correct": Defects(),
+    "descent": Defects(objective=descent),
+    "clipped advantages": Defects(objective=clipped_advantages),
+    "other completions": Defects(other_completions=True),
+    "unrelated rewards": Defects(trainer=UnrelatedRewards),
+    "all but descent": Defects(clipped_advantages, True, UnrelatedRewards),
+    "all together": Defects(descent_of_clipped_advantages, True, UnrelatedRewards),
 }
 
 
@@ -174,12 +264,12 @@ def experiment(args: AZRArgs, unclosed: float) -> list[dict]:
     """Each trainer from the same state; a row a step, and one before the first."""
     policy, renderer = prepare(args, unclosed)
     problems, rows = evaluation_problems(args), []
-    for name, trainer_class in TRAINERS.items():
-        own = replace(policy, model=copy.deepcopy(policy.model))
-        trainer = trainer_class(own, renderer, args, Accelerator(cpu=True))
-        evaluator = Evaluator(own, renderer, args)
+    for name, defects in TRAINERS.items():
+        copied = replace(policy, model=copy.deepcopy(policy.model))
+        trainer = defects.trainer_of(copied, renderer, args, Accelerator(cpu=True))
+        evaluator = Evaluator(copied, renderer, args)
         for step in range(args.total_steps + 1):
-            metrics = trainer.step() if step else {}
+            metrics = trainer.step().metrics if step else {}
             row = {"trainer": name, "seed": args.seed, "step": step}
             row["accuracy"] = evaluator.accuracy(problems)["eval/accuracy"]
             for role in Role if step else ():
@@ -243,34 +333,23 @@ def figure(rows: Sequence[dict], path: Path) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be done."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=RUNS_DIR / "collapse")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
-    parser.add_argument("--total-steps", type=int, default=100, choices=range(1, 10_001), metavar="N")  # fmt: skip
-    parser.add_argument("--unclosed", type=float, default=0.8, help="share of problems, 0 to 1")
-    parser.add_argument(
-        "--from", dest="logs", type=Path, metavar="FILE",
-        help="make table and figure of these logs, collapse.jsonl, and run nothing",
-    )  # fmt: skip
     try:
-        given = parser.parse_args(argv)
-        if not 0 <= given.unclosed <= 1:
-            raise ArgumentError(f"--unclosed {given.unclosed}: must be a number from 0 to 1")
-        rows = [] if given.logs is None else load_rows(given.logs)
-        output_folder(given.output, FILES if given.logs is None else FILES[:2])
+        given = parse(CollapseArgs, argv, about=__doc__.splitlines()[0])
+        rows = [] if given.from_ is None else load_rows(Path(given.from_))
+        output = output_folder(given.folder, FILES if given.from_ is None else FILES[:2])
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2
-    if given.logs is None:
+    if given.from_ is None:
         transformers_logging.set_verbosity_error()
         for seed in range(given.seeds):
             args = AZRArgs(seed=seed, total_steps=given.total_steps, **SETTINGS)
             rows += experiment(args, given.unclosed)
         lines = "".join(json.dumps(row) + "\n" for row in rows)
-        (given.output / FILES[2]).write_text(lines, encoding="utf-8")
+        (output / FILES[2]).write_text(lines, encoding="utf-8")
     text = table(rows)
-    (given.output / FILES[0]).write_text(text, encoding="utf-8")
-    figure(rows, given.output / FILES[1])
+    (output / FILES[0]).write_text(text, encoding="utf-8")
+    figure(rows, output / FILES[1])
     print(text)
     return 0
 

@@ -24,7 +24,7 @@ class Contrast(NamedTuple):
     p: float
 
 
-def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float] | np.ndarray) -> tuple[float, float]:
     """The 95% percentile bootstrap interval of the mean. Source: Efron, 1979."""
     found = stats.bootstrap(
         (np.asarray(values),), np.mean, n_resamples=RESAMPLES, method="percentile", rng=SEED

@@ -1,26 +1,23 @@
 """A policy's answers and proposals outside training: the render, parse and judge of training.
 
-    evaluator = Evaluator.from_run("runs/first")
+    evaluator = Evaluator(policy, renderer, args)
     proposal = evaluator.propose(TaskType.DEDUCTION)
-    verdict, problem = evaluator.judge(proposal)
+    judged = evaluator.judge(proposal)
 
-Greedy answers draw no random number, and what is sampled here has a generator of its own, so
-evaluating never moves a training stream.
+Greedy answers draw no random number, and what is sampled here has its own generator, so evaluating
+never moves a training stream.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
 from statistics import fmean
 
 import torch
 
 from compute.reward import compute_r_total, compute_solve_rates
-from custom_types import TASKS, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
+from custom_types import TASKS, Judged, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
-from model.policy.load import load_pretrained
-from model.run.directory import latest_checkpoint, read_config
 from prime_inversion import all_problems, generate_of_each_task, generate_problems
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
@@ -42,10 +39,10 @@ def accuracy_metrics(verdicts: Sequence[tuple[Problem, Verdict]]) -> dict[str, f
     """`eval/accuracy_{task}` for each task that has problems, and their mean, `eval/accuracy`."""
     metrics = {}
     for task in TASKS:
-        own = [verdict for problem, verdict in verdicts if problem.task is task]
-        if own:
-            correct = sum(verdict is Verdict.CORRECT for verdict in own)
-            metrics[f"eval/accuracy_{task}"] = correct / len(own)
+        of_task = [verdict for problem, verdict in verdicts if problem.task is task]
+        if of_task:
+            correct = sum(verdict is Verdict.CORRECT for verdict in of_task)
+            metrics[f"eval/accuracy_{task}"] = correct / len(of_task)
     metrics["eval/accuracy"] = sum(metrics.values()) / len(metrics) if metrics else float("nan")
     return metrics
 
@@ -55,16 +52,9 @@ class Evaluator:
 
     def __init__(self, policy: Policy, renderer: PromptRenderer, args: AZRArgs):
         self.policy, self.renderer, self.args = policy, renderer, args
-        self.references = Random(f"{args.seed}/evaluation references")
-        self.drawing = Random(f"{args.seed}/evaluation drawing")
-        self.sampling = torch.Generator().manual_seed(self.references.getrandbits(63))
-
-    @classmethod
-    def from_run(cls, run_dir: str | Path) -> "Evaluator":
-        """The newest checkpoint of a run, with that run's arguments."""
-        args = AZRArgs(**read_config(run_dir)["args"])
-        policy = load_pretrained(str(latest_checkpoint(run_dir)))
-        return cls(policy, PromptRenderer.for_policy(policy, args), args)
+        self.references_rng = Random(f"{args.seed}/evaluation references")
+        self.drawing_rng = Random(f"{args.seed}/evaluation drawing")
+        self.sampling_rng = torch.Generator().manual_seed(self.references_rng.getrandbits(63))
 
     def propose(self, task: TaskType, *, temperature: float | None = None) -> Rollout:
         """One proposal, after references drawn at random from the problem space, at the temperature of
@@ -72,7 +62,7 @@ class Evaluator:
         args = self.args
         temperature = args.temperature if temperature is None else temperature
         references = generate_problems(
-            args.n_references, self.references, args.min_prime, args.max_prime, tasks=(task,)
+            args.n_references, self.references_rng, args.min_prime, args.max_prime, tasks=(task,)
         )
         (proposal,) = self._rollout([self.renderer.proposer(task, references)], temperature)
         return proposal
@@ -81,16 +71,16 @@ class Evaluator:
         """One answer to each problem, in order."""
         return self._rollout([self.renderer.solver(problem) for problem in problems], temperature)
 
-    def judge(self, item: Rollout) -> tuple[Verdict, Problem | None]:
-        """The verdict, and the problem of a valid proposal."""
-        return judge_rollout(item, self.args.min_prime, self.args.max_prime)
+    def judge(self, rollout: Rollout) -> Judged:
+        """The rollout with its verdict and, where it is a valid proposal, its problem."""
+        return judge_rollout(rollout, self.args.min_prime, self.args.max_prime)
 
     def verdicts(
         self, problems: Sequence[Problem], *, temperature: float = 0.0
     ) -> list[tuple[Problem, Verdict]]:
         """Each problem with the verdict of one answer to it, in order."""
         answers = self.solve(problems, temperature=temperature)
-        return [(answer.problem, self.judge(answer)[0]) for answer in answers]
+        return [(answer.problem, self.judge(answer).verdict) for answer in answers]
 
     def accuracy(self, problems: Sequence[Problem]) -> dict[str, float]:
         """`accuracy_metrics` of one greedy answer to each problem."""
@@ -100,12 +90,14 @@ class Evaluator:
         """`eval/uniform_reward_{task}`: what a proposer would earn now that drew B problems a task
         uniformly, by n sampled attempts at each of them, paid as the run pays its own."""
         args = self.args
-        drawn = generate_of_each_task(args.batch_size, self.drawing, args.min_prime, args.max_prime)
+        drawn = generate_of_each_task(
+            args.batch_size, self.drawing_rng, args.min_prime, args.max_prime
+        )
         attempts = self.solve(
             [problem for problem in dict.fromkeys(drawn) for _ in range(args.n_attempts)],
             temperature=args.temperature,
         )
-        rates = compute_solve_rates([(attempt, self.judge(attempt)[0]) for attempt in attempts])
+        rates = compute_solve_rates([self.judge(attempt) for attempt in attempts])
         return {
             f"eval/uniform_reward_{task}": fmean(
                 compute_r_total(
@@ -123,5 +115,5 @@ class Evaluator:
             prompts,
             temperature=temperature,
             max_rows=self.args.rollout_rows,
-            generator=self.sampling,
+            generator=self.sampling_rng,
         )

@@ -10,28 +10,35 @@ there; any other file of their names is not.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-from model.args import ArgumentError
+from model.flags import ArgumentError, Flags, flag, parse, positional
 from model.report.pictures import NAMES, save_plots
-from model.run.directory import RunDirectoryError, read_args
-from model.run.outputs import PICTURE, Parser, output_folder
+from model.run.finished import FinishedRun
+from model.run.outputs import PICTURE, output_folder
+from model.run.rows import RunDirectoryError
+
+
+@dataclass(frozen=True)
+class PlotArgs(Flags):
+    """The command line."""
+
+    run_dirs: tuple[str, ...] = positional("RUN_DIR", "finished runs")
+    output: str | None = flag(None, "folder for the PNG files [plots/ of one run]")
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
-    parser.add_argument("--output", help="folder for the PNG files [plots/ of one run]")
     try:
-        given = parser.parse_args(argv)
+        given = parse(PlotArgs, argv, about=__doc__.splitlines()[0])
         if given.output is None and len(given.run_dirs) > 1:
             raise ArgumentError("--output: must name a folder for the pictures of several runs")
         for run_dir in given.run_dirs:
-            read_args(run_dir)  # before a folder is made for its pictures
+            _ = FinishedRun(run_dir).args  # before a folder is made for its pictures
         if given.output is None:
             folder = Path(given.run_dirs[0]) / "plots"
         else:

@@ -11,25 +11,33 @@ that is no report is not replaced.
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-from model.args import ArgumentError
+from model.flags import ArgumentError, Flags, flag, parse, positional
 from model.report.sections import save_report
-from model.run.directory import COMPARISON, REPORT, RunDirectoryError
-from model.run.outputs import PAGE, Parser, output_file, require_own
+from model.run.layout import COMPARISON, REPORT
+from model.run.outputs import PAGE, output_file, require_own
+from model.run.rows import RunDirectoryError
+
+
+@dataclass(frozen=True)
+class ReportArgs(Flags):
+    """The command line."""
+
+    run_dirs: tuple[str, ...] = positional("RUN_DIR", "finished runs")
+    output: str | None = flag(
+        None, f"the HTML file [{REPORT} of one run, {COMPARISON} of several, in the first]"
+    )
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read or written."""
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("run_dirs", nargs="+", metavar="RUN_DIR")
-    about = f"the HTML file [{REPORT} of one run, {COMPARISON} of several, in the first]"
-    parser.add_argument("--output", help=about)
     try:
-        given = parser.parse_args(argv)
+        given = parse(ReportArgs, argv, about=__doc__.splitlines()[0])
         first, several = Path(given.run_dirs[0]), len(given.run_dirs) > 1
         if given.output is not None:
             path = output_file(given.output, PAGE)

@@ -1,6 +1,6 @@
 """What counts of right answers say of policies, by task and band of primes: as rows, and as tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from rich.table import Column, Table
 
@@ -29,7 +29,11 @@ def bands(min_prime: int, max_prime: int) -> dict[str, tuple[int, ...]]:
 
 
 def score_rows(
-    policy: str, scores: Scores, samples: int, args: AZRArgs, seen: set[Problem] | None = None
+    policy: str,
+    scores: Scores,
+    samples: int,
+    args: AZRArgs,
+    seen: Collection[Problem] | None = None,
 ) -> list[dict]:
     """A row for each task and band that has problems: the chance that an answer is right, with its
     interval over problems, and with several samples pass@1 to pass@k."""
@@ -44,7 +48,7 @@ def score_rows(
             groups[UNSEEN] = [problem for problem in own if problem not in seen]
         for band, problems in groups.items():
             n = len(problems)
-            row = {"policy": policy, "task": str(task), "band": band}
+            row: dict[str, object] = {"policy": policy, "task": str(task), "band": band}
             if n:
                 right = [scores[problem] for problem in problems]
                 accuracy = sum(right) / (samples * n)

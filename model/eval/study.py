@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,7 +25,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 from constants import ROOT, RUNS_DIR, TINY_MODEL
-from model.args import ArgumentError, AZRArgs, flag_name, parse_args
+from model.args import AZRArgs, parse_args
 from model.eval.study_results import (
     StudyRun,
     arms_table,
@@ -35,8 +36,11 @@ from model.eval.study_results import (
     save_figure,
     save_runs,
 )
-from model.run.directory import RunDirectoryError, latest_checkpoint, read_config, read_metrics
-from model.run.outputs import Parser, output_folder
+from model.flags import ArgumentError, Flags, flag, flag_name, parse
+from model.policy.language import language
+from model.run.finished import FinishedRun
+from model.run.outputs import output_folder
+from model.run.rows import RunDirectoryError
 
 
 class Grid(NamedTuple):
@@ -107,6 +111,51 @@ GRIDS = {
 }
 
 
+CONDITIONS = sorted({name for grid in GRIDS.values() for name in grid.conditions})
+
+
+@dataclass(frozen=True)
+class StudyArgs(Flags):
+    """The command line. Raises ArgumentError for conditions that no run can be made of."""
+
+    output: str | None = flag(None, "folder of the study [runs/study]")
+    grid: str = flag("controls", "conditions that are compared", choices=tuple(GRIDS))
+    seeds: int = flag(3, "runs of each condition", least=1, most=100)
+    first_seed: int = flag(0, "seed of the first of them", least=0, most=9_999)
+    only: tuple[str, ...] = flag(
+        (),
+        "a condition of the grid; may be repeated [all of the grid]",
+        choices=tuple(CONDITIONS),
+        repeatable=True,
+    )
+    flags: str = flag("", "further flags of train.py for every run, quoted")
+    from_: str | None = flag(
+        None,
+        "make table and figure of these logs, study.jsonl.gz of a study, and run nothing",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.conditions:
+            raise ArgumentError(
+                f"--only {', '.join(self.only)}: must name a condition of --grid {self.grid}"
+            )
+        flags = GRIDS[self.grid].conditions
+        if "self" not in self.conditions and any(SELF in flags[one] for one in self.conditions):
+            raise ArgumentError(
+                f"--only {', '.join(self.only)}: must name self too, which yoked follows"
+            )
+
+    @property
+    def folder(self) -> Path:
+        return RUNS_DIR / "study" if self.output is None else Path(self.output)
+
+    @property
+    def conditions(self) -> list[str]:
+        """What is compared, in the order of the grid."""
+        return [one for one in GRIDS[self.grid].conditions if one in self.only or not self.only]
+
+
 def arguments(flags: Sequence[str], seed: int, further: Sequence[str], folder: Path) -> list[str]:
     """The command line of a run of a study in `folder`; the condition's own flags come last and win."""
     paired = str(folder / "self" / f"seed{seed}")
@@ -116,9 +165,10 @@ def arguments(flags: Sequence[str], seed: int, further: Sequence[str], folder: P
 
 def is_finished(run_dir: Path, wanted: AZRArgs) -> bool:
     """Whether a run wrote its last step and its checkpoint."""
+    run = FinishedRun(run_dir)
     try:
-        last = read_metrics(run_dir)[-1]["step"]
-        return last == wanted.total_steps and latest_checkpoint(run_dir).is_dir()
+        last = run.metrics[-1]["step"]
+        return last == wanted.total_steps and run.newest_checkpoint.is_dir()
     except (RunDirectoryError, IndexError, ValueError):
         return False
 
@@ -129,19 +179,19 @@ def conflict(run_dir: Path, argv: Sequence[str]) -> str | None:
         return None
     ignored = {"run_dir", "quiet", "prompt_date"}
     try:
-        found = read_config(run_dir)["args"]
+        found = FinishedRun(run_dir).config["args"]
     except (RunDirectoryError, ValueError, KeyError):
         return f"--output: {run_dir} must be empty or a run of this study, and is neither"
-    for name, value in parse_args(argv).as_dict().items():
+    for name, value in parse_args(argv, language_of=language).as_dict().items():
         if name not in ignored and found.get(name) != value:
-            flag = flag_name(name)
-            return f"--output: {run_dir} holds a run with {flag} {found.get(name)}, not {value}"
+            had = f"{flag_name(name)} {found.get(name)}"
+            return f"--output: {run_dir} holds a run with {had}, not {value}"
     return None
 
 
 def run(run_dir: Path, argv: Sequence[str]) -> str | None:
     """Train in a process of its own unless that is done; an error message or None."""
-    if is_finished(run_dir, parse_args(argv)):
+    if is_finished(run_dir, parse_args(argv, language_of=language)):
         return None
     command = [sys.executable, str(ROOT / "model" / "train.py"), *argv, "--quiet", "--resume"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -174,7 +224,7 @@ def run_all(
             errors = [error for job in jobs if (error := job.result())]
         if errors:
             raise StudyError("\n".join(errors))
-    return [StudyRun.read(name, run_dir) for (name, _), (run_dir, _) in runs.items()]
+    return [StudyRun.of(name, FinishedRun(run_dir)) for (name, _), (run_dir, _) in runs.items()]
 
 
 class StudyError(Exception):
@@ -195,43 +245,19 @@ def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, 1 where a run failed or its logs are damaged, 2 for a wrong flag."""
-    names = sorted({name for grid in GRIDS.values() for name in grid.conditions})
-    parser = Parser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--output", type=Path, default=RUNS_DIR / "study", help="folder of the study"
-    )
-    parser.add_argument("--grid", choices=GRIDS, default="controls")
-    parser.add_argument("--seeds", type=int, default=3, choices=range(1, 101), metavar="N")
-    parser.add_argument("--first-seed", type=int, default=0, choices=range(10_000), metavar="SEED")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="CONDITION")
-    parser.add_argument(
-        "--flags", default="", help="further flags of train.py for every run, quoted"
-    )
-    parser.add_argument(
-        "--from", dest="logs", type=Path, metavar="FILE",
-        help="make table and figure of these logs, study.jsonl.gz of a study, and run nothing",
-    )  # fmt: skip
     try:
-        given = parser.parse_args(argv)
+        given = parse(StudyArgs, argv, about=__doc__.splitlines()[0])
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2
-
-    grid = GRIDS[given.grid]
-    chosen = [name for name in grid.conditions if name in given.only]
-    if not chosen:
-        print("--only: must name a condition of the grid", file=sys.stderr)
-        return 2
-    if any(SELF in grid.conditions[name] for name in chosen) and "self" not in chosen:
-        print("--only: must name self too, which yoked follows", file=sys.stderr)
-        return 2
+    grid, output = GRIDS[given.grid], given.folder
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     try:
-        if given.logs is not None:
-            runs = load_runs(given.logs)
-            output_folder(given.output, ("study.md", "study.png"))
+        if given.from_ is not None:
+            runs = load_runs(Path(given.from_))
+            output_folder(output, ("study.md", "study.png"))
         else:
-            runs = run_all(grid, chosen, seeds, given.flags.split(), given.output)
+            runs = run_all(grid, given.conditions, seeds, given.flags.split(), output)
     except ArgumentError as error:
         sentence = str(error)
         print(sentence if sentence.startswith("--output") else f"--flags: {error}", file=sys.stderr)
@@ -240,20 +266,20 @@ def main(argv: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except (OSError, ValueError, TypeError) as error:
-        print(f"--from {given.logs}: must be logs of a study ({error})", file=sys.stderr)
+        print(f"--from {given.from_}: must be logs of a study ({error})", file=sys.stderr)
         return 2
     found = by_condition(runs)
     results = {name: found[name] for name in grid.conditions if name in found}
-    given.output.mkdir(parents=True, exist_ok=True)
-    if given.logs is None:
-        save_runs(runs, given.output / "study.jsonl.gz")
+    output.mkdir(parents=True, exist_ok=True)
+    if given.from_ is None:
+        save_runs(runs, output / "study.jsonl.gz")
     text = tables(grid, results)
-    (given.output / "study.md").write_text(text, encoding="utf-8")
+    (output / "study.md").write_text(text, encoding="utf-8")
     panels = {
         title: {name: results[name] for name in conditions if name in results}
         for title, conditions in grid.panels.items()
     }
-    save_figure({title: own for title, own in panels.items() if own}, given.output / "study.png")
+    save_figure({title: own for title, own in panels.items() if own}, output / "study.png")
     print(text)
     return 0
 

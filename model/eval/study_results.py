@@ -21,16 +21,11 @@ from model.eval.contrasts import bootstrap_interval, holm, paired_contrast
 from model.report.charts import Panel, curve_chart
 from model.report.curves import curves
 from model.report.pictures import save_picture, separate, sized
-from model.run.directory import read_config, read_metrics
+from model.run.finished import FinishedRun, evaluated_rows
 from utils.tables import markdown_table
 
 GOAL = 0.9
-PLACES = {
-    "run_dir",
-    "run_name",
-    "resume",
-    "yoked_to",
-}  # of one machine; the condition says the rest
+PLACES = {"run_dir", "run_name", "resume", "yoked_to"}  # of one machine, and told by the condition
 USES = ("taught", "refill", "untrained")  # of an answer, as the metrics name them
 
 
@@ -45,18 +40,17 @@ class StudyRun:
     metrics: Sequence[Mapping]
 
     @classmethod
-    def read(cls, condition: str, run_dir: Path) -> "StudyRun":
-        """Raises RunDirectoryError."""
-        config = read_config(run_dir)
-        args = {key: value for key, value in config["args"].items() if key not in PLACES}
-        rows = [dict(row) for row in read_metrics(run_dir)]
-        return cls(condition, args["seed"], config.get("git_commit"), args, rows)
+    def of(cls, condition: str, run: FinishedRun) -> "StudyRun":
+        """What a study keeps of a finished run. Raises RunDirectoryError."""
+        args = {key: value for key, value in run.config["args"].items() if key not in PLACES}
+        metrics = [dict(row) for row in run.metrics]
+        return cls(condition, run.args["seed"], run.git_commit, args, metrics)
 
     @cached_property
     def curve(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Steps, answers trained on so far (B n a task and step, which a study assumes) and mean greedy
         accuracy at each evaluation."""
-        points = [(r["step"], r["eval/accuracy"]) for r in self.metrics if "eval/accuracy" in r]
+        points = [(row["step"], row["eval/accuracy"]) for row in evaluated_rows(self.metrics)]
         steps, accuracy = np.array(points).T
         return steps, steps * self.answers_a_step, accuracy
 
@@ -83,6 +77,11 @@ class StudyRun:
             return None
         first = int((accuracy >= GOAL).argmax())
         return steps[first], spent[first]
+
+    @property
+    def answers_to_goal(self) -> float:
+        """Answers trained on to the goal; infinitely many where it was not met."""
+        return float("inf") if self.reached is None else self.reached[1]
 
     def mean(self, key: str, last: int | None = None) -> float | None:
         """Of a metric over the steps, or the last of them; None where none has it."""
@@ -154,8 +153,8 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
     rows = []
     for name, runs in results.items():
         areas = [run.area for run in runs]
-        took = sorted(run.reached[1] if run.reached else float("inf") for run in runs)
-        shares = [[run.mean(f"answer_frac/{use}") for run in runs] for use in USES]
+        took = sorted(run.answers_to_goal for run in runs)
+        shares = {use: [run.mean(f"answer_frac/{use}") or 0.0 for run in runs] for use in USES}
         rows.append(
             {
                 "arm": name,
@@ -164,10 +163,7 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
                 "final accuracy": f"{fmean(run.final for run in runs):.3f}",
                 f"reached {GOAL}": f"{sum(run.reached is not None for run in runs)} of {len(runs)}",
                 "median answers to it": _answers(median(took)),
-                **{
-                    f"answers {use}": f"{fmean(own):.2f}"
-                    for use, own in zip(USES, shares, strict=True)
-                },
+                **{f"answers {use}": f"{fmean(share):.2f}" for use, share in shares.items()},
             }
         )
     return markdown_table(rows)
@@ -192,18 +188,16 @@ def contrasts_table(
     goal than the second, and later."""
     rows, found = [], []
     for ours, theirs in contrasts:
-        seeds = sorted({run.seed for run in results[ours]} & {run.seed for run in results[theirs]})
-        pairs = [
-            {run.seed: run for run in results[name] if run.seed in seeds} for name in (ours, theirs)
-        ]
+        one, other = ({run.seed: run for run in results[name]} for name in (ours, theirs))
+        seeds = sorted(one.keys() & other.keys())
         if len(seeds) < 2:
             continue
-        found.append(paired_contrast(*([own[seed].area for seed in seeds] for own in pairs)))
-        took = [
-            [own[seed].reached[1] if own[seed].reached else float("inf") for seed in seeds]
-            for own in pairs
-        ]
-        both = list(zip(*took, strict=True))
+        found.append(
+            paired_contrast(
+                [one[seed].area for seed in seeds], [other[seed].area for seed in seeds]
+            )
+        )
+        both = [(one[seed].answers_to_goal, other[seed].answers_to_goal) for seed in seeds]
         rows.append(
             {
                 "contrast": f"{ours} - {theirs}",
@@ -211,8 +205,8 @@ def contrasts_table(
                 "difference in area": f"{found[-1].mean:+.3f}",
                 "95% interval": f"{found[-1].low:+.3f} to {found[-1].high:+.3f}",
                 "p": f"{found[-1].p:.3f}",
-                f"sooner at {GOAL}": str(sum(one < other for one, other in both)),
-                "later": str(sum(one > other for one, other in both)),
+                f"sooner at {GOAL}": str(sum(mine < their for mine, their in both)),
+                "later": str(sum(mine > their for mine, their in both)),
             }
         )
     for row, adjusted in zip(rows, holm([one.p for one in found]), strict=True):

@@ -7,7 +7,8 @@ three evaluations in a row. Markdown on stdout.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
@@ -19,7 +20,9 @@ import numpy as np
 from compute.estimates import wilson_interval
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS, TaskType
-from model.run.directory import RunDirectoryError, read_args, read_metrics, read_problems
+from model.flags import ArgumentError, Flags, parse, positional
+from model.run.finished import FinishedRun, evaluated_rows
+from model.run.rows import Row, RunDirectoryError
 from prime_inversion import all_problems, best_constant, best_without_p
 from utils.tables import markdown_table
 
@@ -28,63 +31,72 @@ FALL_STEPS = 50
 DISTINCT_STEPS = 25
 
 
-class Run:
-    """The logs of one run. Raises RunDirectoryError for a folder that holds none."""
+@dataclass(frozen=True)
+class SummaryArgs(Flags):
+    """The command line."""
 
-    def __init__(self, run_dir: str | Path):
-        self.args, rows = read_args(run_dir), read_metrics(run_dir)
-        self.problems = read_problems(run_dir)
-        self.steps = rows[1:]
-        self.evaluated = [row for row in rows if "eval/accuracy" in row]
-
-    def fall(self) -> float | None:
-        """How far accuracy, mean of the tasks, was below its earlier peak in the last 50 steps."""
-        accuracy = [row["eval/accuracy"] for row in self.evaluated]
-        smooth = np.convolve(accuracy, np.ones(LAST_EVALUATIONS) / LAST_EVALUATIONS, "valid")
-        peaks = np.maximum.accumulate(smooth)
-        recent = [row["step"] > len(self.steps) - FALL_STEPS for row in self.evaluated]
-        falls = (peaks - smooth)[recent[LAST_EVALUATIONS - 1 :]]
-        return falls.max() if len(falls) else None
-
-    def mean_reward(self, task: TaskType) -> tuple[float, float] | None:
-        """What the proposer earned on average over the whole run, and what uniform drawing would have
-        earned in the same steps (evaluations, interpolated); None where nothing was proposed."""
-        rewards = [row[f"reward/proposer_{task}"] for row in self.steps]
-        if None in rewards or not rewards:
-            return None
-        key = f"eval/uniform_reward_{task}"
-        known = [row for row in self.evaluated if row.get(key) is not None]
-        if not known:
-            return fmean(rewards), float("nan")
-        steps, values = [row["step"] for row in known], [row[key] for row in known]
-        uniform = np.interp([row["step"] for row in self.steps], steps, values)
-        return fmean(rewards), float(uniform.mean())
-
-    def least_distinct(self, task: TaskType) -> float | None:
-        """Distinct problems proposed in 25 steps in a row, over the problems there are or, where
-        those are fewer, over the unsolved ones: the least of any window."""
-        space = len(all_problems(task, self.args["min_prime"], self.args["max_prime"]))
-        accuracy = {row["step"]: row[f"eval/accuracy_{task}"] for row in self.evaluated}
-        shares = []
-        for end in range(DISTINCT_STEPS, len(self.problems) + 1):
-            window = self.problems[end - DISTINCT_STEPS : end]
-            distinct = {(x, y, p) for row in window for x, y, p, n, _ in row[task] if n}
-            last = max(step for step in accuracy if step <= end)
-            unsolved = round(space * (1 - accuracy[last]))
-            if unsolved:
-                shares.append(len(distinct) / min(space, unsolved))
-        return min(shares, default=None)
+    run_dirs: tuple[str, ...] = positional("RUN_DIR", "finished runs")
 
 
-def results_row(run: Run) -> dict[str, str]:
-    """Accuracy, what it lost again, and time."""
-    steps = run.steps
+def steps_of(run: FinishedRun) -> list[Row]:
+    """The rows of its metrics without the first, which is from before training."""
+    return run.metrics[1:]
+
+
+def fall(run: FinishedRun) -> float | None:
+    """How far accuracy, mean of the tasks, was below its earlier peak in the last 50 steps."""
+    evaluated = evaluated_rows(run.metrics)
+    accuracy = [row["eval/accuracy"] for row in evaluated]
+    smooth = np.convolve(accuracy, np.ones(LAST_EVALUATIONS) / LAST_EVALUATIONS, "valid")
+    peaks = np.maximum.accumulate(smooth)
+    recent = [row["step"] > len(steps_of(run)) - FALL_STEPS for row in evaluated]
+    falls = (peaks - smooth)[recent[LAST_EVALUATIONS - 1 :]]
+    return falls.max() if len(falls) else None
+
+
+def mean_reward(run: FinishedRun, task: TaskType) -> tuple[float, float] | None:
+    """What the proposer earned on average over the whole run, and what uniform drawing would have
+    earned in the same steps (evaluations, interpolated); None where nothing was proposed."""
+    rewards = [row[f"reward/proposer_{task}"] for row in steps_of(run)]
+    if None in rewards or not rewards:
+        return None
+    key = f"eval/uniform_reward_{task}"
+    known = [row for row in evaluated_rows(run.metrics) if row.get(key) is not None]
+    if not known:
+        return fmean(rewards), float("nan")
+    uniform = np.interp(
+        [row["step"] for row in steps_of(run)],
+        [row["step"] for row in known],
+        [row[key] for row in known],
+    )
+    return fmean(rewards), float(uniform.mean())
+
+
+def least_distinct(run: FinishedRun, task: TaskType) -> float | None:
+    """Distinct problems proposed in 25 steps in a row, over the problems there are or, where those are
+    fewer, over the unsolved ones: the least of any window."""
+    space = len(all_problems(task, run.args["min_prime"], run.args["max_prime"]))
+    accuracy = {row["step"]: row[f"eval/accuracy_{task}"] for row in evaluated_rows(run.metrics)}
+    shares = []
+    for end in range(DISTINCT_STEPS, len(run.problems) + 1):
+        window = run.problems[end - DISTINCT_STEPS : end]
+        distinct = {(x, y, p) for row in window for x, y, p, times, _ in row[task] if times}
+        last = max(step for step in accuracy if step <= end)
+        unsolved = round(space * (1 - accuracy[last]))
+        if unsolved:
+            shares.append(len(distinct) / min(space, unsolved))
+    return min(shares, default=None)
+
+
+def results_row(run: FinishedRun) -> dict[str, str]:
+    """Accuracy, how much of it was lost, and time."""
+    steps, evaluated = steps_of(run), evaluated_rows(run.metrics)
     return {
         "seed": str(run.args["seed"]),
         "steps": str(len(steps)),
-        "accuracy before": _each_task(run.evaluated[:1], "eval/accuracy_"),
-        "accuracy after": _each_task(run.evaluated[-LAST_EVALUATIONS:], "eval/accuracy_"),
-        "below its peak": _text(run.fall()),
+        "accuracy before": _each_task(evaluated[:1], "eval/accuracy_"),
+        "accuracy after": _each_task(evaluated[-LAST_EVALUATIONS:], "eval/accuracy_"),
+        "below its peak": _text(fall(run)),
         "seconds": f"{sum(row['step_time'] + row.get('time/eval', 0) for row in steps):.0f}",
         "completions/s": f"{median(row['perf/completions_per_second'] for row in steps):.0f}"
         if steps
@@ -92,35 +104,38 @@ def results_row(run: Run) -> dict[str, str]:
     }
 
 
-def proposer_row(run: Run) -> dict[str, str]:
+def proposer_row(run: FinishedRun) -> dict[str, str]:
     """Valid proposals, mean rewards beside those of uniform drawing, and diversity."""
-    earned = [run.mean_reward(task) for task in TASKS]
+    steps = steps_of(run)
+    earned = [mean_reward(run, task) for task in TASKS]
     known = [item for item in earned if item is not None]
     return {
         "seed": str(run.args["seed"]),
-        "valid at step 1": _each_task(run.steps[:1], "valid_frac/"),
-        "valid at the end": _each_task(run.steps[-LAST_STEPS:], "valid_frac/"),
+        "valid at step 1": _each_task(steps[:1], "valid_frac/"),
+        "valid at the end": _each_task(steps[-LAST_STEPS:], "valid_frac/"),
         "mean reward": " ".join(_text(reward) for reward, _ in known) or "-",
         "uniform drawing": " ".join(_text(uniform) for _, uniform in known) or "-",
-        "least distinct": " ".join(_text(run.least_distinct(task)) for task in TASKS),
+        "least distinct": " ".join(_text(least_distinct(run, task)) for task in TASKS),
     }
 
 
-def certainty_rows(run: Run) -> list[dict[str, str]]:
+def certainty_rows(run: FinishedRun) -> list[dict[str, str]]:
     """By task and for all: the first and the last evaluation with 95% Wilson intervals, the best answer
     that never changes, the best table that ignores p, and the form of responses over the last tenth of
     the run."""
     span = run.args["min_prime"], run.args["max_prime"]
     spaces = {task: all_problems(task, *span) for task in TASKS}
-    asked = {task: min(len(own), run.args["eval_problems"]) for task, own in spaces.items()}
+    most = run.args["eval_problems"]
+    asked = {task: min(len(problems), most) for task, problems in spaces.items()}
     constant = {task: best_constant(task, *span) for task in TASKS}
-    tenth = run.steps[-max(1, len(run.steps) // 10) :]
+    steps, evaluated = steps_of(run), evaluated_rows(run.metrics)
+    tenth = steps[-max(1, len(steps) // 10) :]
     rows = []
     for tasks in (*((task,) for task in TASKS), TASKS):
         count = sum(asked[task] for task in tasks)
         right = [
             round(sum(row[f"eval/accuracy_{task}"] * asked[task] for task in tasks))
-            for row in (run.evaluated[0], run.evaluated[-1])
+            for row in (evaluated[0], evaluated[-1])
         ]
         best = sum(constant[task] * asked[task] for task in tasks) / count
         rows.append(
@@ -142,11 +157,13 @@ def certainty_rows(run: Run) -> list[dict[str, str]]:
 
 
 def _share(right: int, count: int) -> str:
+    """A share with its 95% interval, as text."""
     low, high = wilson_interval(right / count, count)
     return f"{right / count:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _mean(rows: Sequence[dict], keys: Sequence[str]) -> str:
+def _mean(rows: Sequence[Row], keys: Sequence[str]) -> str:
+    """The mean of the known values under all of the keys, as text."""
     known = [row[key] for row in rows for key in keys if row[key] is not None]
     return f"{fmean(known):.3f}" if known else "-"
 
@@ -155,22 +172,26 @@ def _text(value: float | None) -> str:
     return "-" if value is None or np.isnan(value) else f"{value:.2f}"
 
 
-def _each_task(rows: Sequence[dict], key: str) -> str:
-    values = [[row[f"{key}{task}"] for row in rows] for task in TASKS]
-    known = [[value for value in own if value is not None] for own in values]
-    return " ".join(f"{fmean(own):.2f}" if own else "-" for own in known)
+def _each_task(rows: Sequence[Mapping], key: str) -> str:
+    """Of each task the mean of the known values, as text."""
+    means = []
+    for task in TASKS:
+        values = [row[f"{key}{task}"] for row in rows]
+        known = [value for value in values if value is not None]
+        means.append(f"{fmean(known):.2f}" if known else "-")
+    return " ".join(means)
 
 
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0, or 2 after one sentence on stderr about what cannot be read."""
-    if not argv or argv[0] in ("-h", "--help"):
-        print(__doc__)
-        return 0 if argv else 2
     try:
-        runs = [Run(run_dir) for run_dir in argv]
+        given = parse(SummaryArgs, argv, about=__doc__.splitlines()[0])
+        runs = [FinishedRun(run_dir) for run_dir in given.run_dirs]
         tables = [[results_row(run) for run in runs], [proposer_row(run) for run in runs]]
-        tables.append([row for run in runs if run.evaluated for row in certainty_rows(run)])
-    except RunDirectoryError as error:
+        tables.append(
+            [row for run in runs if evaluated_rows(run.metrics) for row in certainty_rows(run)]
+        )
+    except (ArgumentError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2
     print("\n".join(markdown_table(rows) for rows in tables if rows), end="")

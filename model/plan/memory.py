@@ -1,29 +1,41 @@
-"""What a run has in a GPU's memory, by arithmetic: sizes in bytes, the formula beside each.
+"""What a run has in a GPU's memory, by arithmetic: sizes in bytes by name, and which of them are in memory
+at the same moment.
 
-Bytes a token were counted by hand; tests hold them to peaks of small models. Example: the
-3,085,938,688 parameters of Qwen2.5-3B-Instruct take 16 bytes each, 46.0 GiB.
+A size is written as the products that add up to it, so that it can be shown with its formula: the weights
+of Qwen2.5-3B-Instruct are `[(3_085_938_688, 4)]`, 11.5 GiB. Bytes a token were counted by hand; tests
+hold them to the measured peaks of small models.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
 import torch
+from transformers import PretrainedConfig, PreTrainedModel
 
 from buffer.packing import row_length
-from model.engine.shared import MOST_POSITIONS
-from model.inference import LOGIT_CHUNK_ELEMENTS
+from model.engine.decoding import MOST_POSITIONS
+from model.engine.shared import LOGIT_CHUNK_ELEMENTS
+
+Products = Sequence[tuple[int, ...]]
 
 
-class Precision(NamedTuple):
-    """Bytes of a frozen weight; of an element of the stream between layers; of a matrix product's
-    input, and of the cache. Bytes a token while a layer is recomputed and differentiated, for each
-    hidden, query and MLP unit; and while it only runs, for each hidden and MLP unit."""
+def total(products: Products) -> int:
+    """The sum: 22 for [(4, 5), (2,)]."""
+    return sum(prod(factors) for factors in products)
 
-    frozen: int
-    stream: int
-    compute: int
+
+@dataclass(frozen=True)
+class Precision:
+    """How many bytes a number takes, and how many such bytes a layer needs for a token."""
+
+    frozen: int  # of a weight that is not trained
+    stream: int  # of an element of the stream between layers
+    compute: int  # of an input of a matrix product, and of an element of the cache
+    # While a layer is recomputed and differentiated: for each hidden, query and MLP unit.
     backward: tuple[int, int, int]
+    # While a layer only runs: for each hidden and MLP unit.
     forward: tuple[int, int]
 
 
@@ -35,145 +47,167 @@ AUTOCAST = Precision(4, 4, 2, backward=(26, 8, 12), forward=(16, 6))
 # peft casts the input of each adapter to float32, and autocast casts it back.
 ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
 
-# What is in memory together when a phase may be at its peak.
-TOGETHER = {
+# What is in memory all the time, and beside it at each moment at which a phase may be at its peak; the
+# last name of a moment says what happens then.
+STANDING = ("weights", "frozen proposer", "AdamW moments")
+UPDATING = (*STANDING, "gradients", "activations kept", "masks")
+MOMENTS = {
     "rollout": (
-        "weights + AdamW moments + bfloat16 copies + packed prompts + reading prompts",
-        "weights + AdamW moments + bfloat16 copies + KV cache + copied layer",
-        "weights + AdamW moments + bfloat16 copies + KV cache + sampling",
+        (*STANDING, "bfloat16 copies", "packed prompts", "reading prompts"),
+        (*STANDING, "bfloat16 copies", "KV cache", "copied layer"),
+        (*STANDING, "bfloat16 copies", "KV cache", "sampling"),
     ),
     "update": (
-        "weights + AdamW moments + gradients + activations kept + masks + bfloat16 copies + logits forward",
-        "weights + AdamW moments + gradients + activations kept + masks + output gradient + logits backward",
-        "weights + AdamW moments + gradients + activations kept + masks + output gradient + layer backward",
+        (*UPDATING, "bfloat16 copies", "logits forward"),
+        (*UPDATING, "copies kept", "output gradient", "logits backward"),
+        (*UPDATING, "copies kept", "output gradient", "layer backward"),
     ),
 }
 
 
-class Part(NamedTuple):
-    """What one role does in a step: rows sampled, how many prompts they have at most, tokens of a
-    prompt and of a response; how many prompts they have where every proposal is valid and new, and how
-    many responses are trained on."""
+@dataclass(frozen=True)
+class Stage:
+    """What is sampled together and what of it is trained on: when proposing, solving or evaluating.
 
-    rows: int
-    distinct: int
-    prompt: int
-    new: int
+    responses: how many are sampled. prompts: how many different prompts they answer at most.
+    prompt_tokens, response_tokens: the length of one. asked: how many different prompts they answer
+    if every proposal is valid and new. trained: how many of the responses are trained on.
+    """
+
+    responses: int
+    prompts: int
+    prompt_tokens: int
+    response_tokens: int
     asked: int = 0
     trained: int = 0
 
     @property
     def read(self) -> int:
         """Positions in the model while sampling, each prompt once; a last token is not read."""
-        return self.asked * self.prompt + self.rows * (self.new - 1)
+        return self.asked * self.prompt_tokens + self.responses * (self.response_tokens - 1)
 
     @property
     def scored(self) -> int:
-        """Positions in the model in the update, each prompt once."""
-        return min(self.asked, self.trained) * self.prompt + self.trained * (self.new - 1)
+        """Positions in the model during the update, each prompt once."""
+        prompts = min(self.asked, self.trained)
+        return prompts * self.prompt_tokens + self.trained * (self.response_tokens - 1)
 
     @property
-    def apart(self) -> int:
-        """Both, if each response had its prompt to itself."""
-        return (self.rows + self.trained) * (self.prompt + self.new - 1)
+    def unshared(self) -> int:
+        """`read` and `scored` together, if each response had its prompt to itself."""
+        positions = self.prompt_tokens + self.response_tokens - 1
+        return (self.responses + self.trained) * positions
 
 
-@dataclass(frozen=True)
-class Row:
-    """A size in bytes and the formula that gave it."""
+class Units(NamedTuple):
+    """The width of a layer: of the stream, of all heads' queries, of the MLP, of all heads' keys."""
 
-    size: int
-    formula: str
-
-    def __add__(self, other: "Row") -> "Row":
-        both = Row(self.size + other.size, f"{self.formula} + {other.formula}")
-        return both if other.size else self
-
-    def __rmul__(self, factor: int) -> "Row":
-        return Row(factor * self.size, f"{factor:,} x ({self.formula})")
+    hidden: int
+    queries: int
+    mlp: int
+    keys: int
 
 
-def product(*factors: int) -> Row:
-    size = prod(factors)
-    return Row(size, " x ".join(f"{factor:,}" for factor in factors) if size else "0")
-
-
-def units(config) -> tuple[int, int, int, int]:
-    """Hidden, query, MLP and key units of a layer, of all its heads together."""
+def units(config: PretrainedConfig) -> Units:
+    """The widths of a model's layers, by its config."""
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
-    return config.hidden_size, queries, config.intermediate_size, keys
+    return Units(config.hidden_size, queries, config.intermediate_size, keys)
 
 
-def standing_rows(model, precision: Precision, rank: int = 0) -> dict[str, Row]:
-    """What stays all run; the gradients; the copies that autocast keeps as long as it lasts. Adapters
-    of rank r have r elements for each input and output of a layer."""
-    linear = [own for own in model.base_model.modules() if isinstance(own, torch.nn.Linear)]
-    adapters = rank * sum(own.in_features + own.out_features for own in linear)
-    matrices = sum(own.weight.numel() for own in [*linear, model.get_output_embeddings()])
-    cast = {FLOAT32: 0, AUTOCAST: matrices, ADAPTERS: adapters}
-    trained = adapters or model.num_parameters()
-    weights = product(trained, 4)
+def standing_sizes(
+    model: PreTrainedModel, precision: Precision, rank: int = 0
+) -> dict[str, Products]:
+    """What is there all run long, the gradients, and the copies of weights that autocast keeps while a
+    forward pass lasts. Adapters of rank r have r elements for each input and output of a layer."""
+    linear = [layer for layer in model.base_model.modules() if isinstance(layer, torch.nn.Linear)]
+    adapters = rank * sum(layer.in_features + layer.out_features for layer in linear)
+    matrices = [*(layer.weight for layer in linear), model.get_output_embeddings().weight]
+    trained = adapters if rank else model.num_parameters()
+    copied = {FLOAT32: 0, AUTOCAST: sum(map(torch.numel, matrices)), ADAPTERS: adapters}
+    frozen = [(model.num_parameters(), precision.frozen)] if rank else []
     return {
-        "weights": product(model.num_parameters(), precision.frozen) + weights if rank else weights,
-        "AdamW moments": product(trained, 8),
-        "gradients": product(trained, 4),
-        "bfloat16 copies": product(cast[precision], 2),
+        "weights": [*frozen, (trained, 4)],
+        "AdamW moments": [(trained, 8)],
+        "gradients": [(trained, 4)],
+        "bfloat16 copies": [(copied[precision], 2)],
     }
 
 
-def update_rows(
-    model, precision: Precision, positions: int, row: int, rank: int, floor: float
-) -> dict[str, Row]:
-    """What a microbatch of `positions`, in packed rows of `row`, adds; an entropy bonus with a floor
-    has tables of its own."""
+def update_sizes(
+    model: PreTrainedModel,
+    precision: Precision,
+    positions: int,
+    row: int,
+    rank: int,
+    entropy_floor: float,
+) -> dict[str, Products]:
+    """What a microbatch of `positions`, in packed rows of length `row`, adds; an entropy bonus with a
+    floor makes one more table of the logits' size."""
     compute, checkpointed = precision.compute, model.is_activation_checkpointing
     layers, vocabulary = model.config.num_hidden_layers, model.config.vocab_size
     hidden, queries, mlp, _ = units(model.config)
-    h, q, m = precision.backward
-    inside = product(h, hidden) + product(q, queries) + product(m, mlp)
-    kept, layer = product(positions, layers, hidden, precision.stream), positions * inside
-    copies = product(0)
-    if not checkpointed:  # all layers keep what one layer needs, but for two gradients
-        layer = product(positions, 2 * compute * mlp + 4 * hidden)
-        kept = product(positions, layers, inside.size - layer.size // positions)
-        copies = product(model.num_parameters(), 4 - compute)
-    tokens = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
-    # The logits, what is made of them and their powers; with a floor those of the likely too. Backward
-    # three tables, and where the logits are narrower one of theirs.
-    forward = compute + (12 if floor else 8)
+    per_hidden, per_query, per_mlp = precision.backward
+    layer = [
+        (positions, per_hidden, hidden),
+        (positions, per_query, queries),
+        (positions, per_mlp, mlp),
+    ]
+    differentiated: Products = layer
+    if checkpointed:
+        kept: Products = [(positions, layers, hidden, precision.stream)]
+        copies: Products = []
+        masks = 1 + compute
+    else:  # every layer keeps what one layer needs, except two gradients
+        differentiated = [(positions, 2 * compute, mlp), (positions, 4, hidden)]
+        kept = [(positions, layers, (total(layer) - total(differentiated)) // positions)]
+        copies = [(model.num_parameters(), 4 - compute)]
+        masks = 1 + layers * compute
+    chunk = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
+    # Forward: the logits, what is made of them and their powers; with a floor, those of the likely
+    # tokens too. Backward: three tables, and one of the logits' type where that is narrower.
+    forward = compute + (12 if entropy_floor else 8)
     backward = max(forward, 12 + (4 - compute))
-    ends = product(positions, hidden, 12)  # what the last layer and the last norm give
+    ends = (positions, hidden, 12)  # what the last layer and the last norm give
     return {
         "activations kept": kept,
-        "masks": product(positions, row, 1 + (1 if checkpointed else layers) * compute),
-        "layer backward": layer + copies,
-        "logits forward": product(tokens, vocabulary, forward) + ends,
-        "logits backward": product(tokens, vocabulary, backward) + ends + copies,
-        # A bfloat16 copy and gradient; then, where tied, a float32 one that waits for the embedding's.
-        "output gradient": product(vocabulary, hidden, 0 if rank else 4),
+        "masks": [(positions, row, masks)],
+        "copies kept": copies,  # bfloat16 weights, for the backward pass
+        "layer backward": differentiated,
+        "logits forward": [(chunk, vocabulary, forward), ends],
+        "logits backward": [(chunk, vocabulary, backward), ends],
+        # A bfloat16 copy and its gradient; then, if the output layer is tied to the embedding, a float32
+        # gradient that waits for the embedding's.
+        "output gradient": [(vocabulary, hidden, 0 if rank else 4)],
     }
 
 
-def rollout_rows(model, precision: Precision, part: Part, most: int) -> dict[str, Row]:
-    """What a slice of `most` rows adds."""
-    rows, read = min(most, part.rows), min(most, part.distinct) * part.prompt
+def rollout_sizes(
+    model: PreTrainedModel, precision: Precision, stage: Stage, most: int
+) -> dict[str, Products]:
+    """What sampling at most `most` responses of a stage at once adds."""
+    responses = min(most, stage.responses)
+    length = stage.prompt_tokens + stage.response_tokens
+    read = min(most, stage.prompts) * stage.prompt_tokens
     hidden, _, mlp, keys = units(model.config)
-    token, stream = 2 * model.config.num_hidden_layers * keys, precision.stream
-    inside = product(precision.forward[0], hidden) + product(precision.forward[1], mlp)
-    packed_row = row_length(part.prompt, part.prompt, MOST_POSITIONS)
+    per_hidden, per_mlp = precision.forward
+    cached = 2 * model.config.num_hidden_layers * keys  # elements a token
+    packed_row = row_length(stage.prompt_tokens, stage.prompt_tokens, MOST_POSITIONS)
     return {
-        "packed prompts": product(read, token, stream),
-        "reading prompts": read * inside + product(read, packed_row),
-        "KV cache": product(rows, part.prompt + part.new, token, precision.compute),
+        "packed prompts": [(read, cached, precision.stream)],
+        "reading prompts": [(read, per_hidden, hidden), (read, per_mlp, mlp), (read, packed_row)],
+        "KV cache": [(responses, length, cached, precision.compute)],
         # A layer's cache made anew when rows part: its keys, values, and what is copied into them.
-        "copied layer": product(rows, part.prompt + part.new, keys, 3, precision.compute),
-        "sampling": product(rows, model.config.vocab_size, 12 + precision.compute),
+        "copied layer": [(responses, length, keys, 3, precision.compute)],
+        "sampling": [(responses, model.config.vocab_size, 12 + precision.compute)],
     }
 
 
-def peak(rows: dict[str, Row], phase: str) -> Row:
-    """The most bytes at once, and what they are the sum of."""
-    moments = {text: sum(rows[name].size for name in text.split(" + ")) for text in TOGETHER[phase]}
-    text = max(moments, key=moments.get)
-    return Row(moments[text], text)
+def sum_of(sizes: Mapping[str, Products], names: tuple[str, ...]) -> int:
+    """Bytes of what is named, together; what a run does not have takes none."""
+    return sum(total(sizes.get(name, [])) for name in names)
+
+
+def fullest_moment(sizes: Mapping[str, Products], phase: str) -> tuple[str, ...]:
+    """What is in memory together when a phase has most in it, by name."""
+    return max(MOMENTS[phase], key=lambda names: sum_of(sizes, names))

@@ -4,32 +4,37 @@
 adds up what `model/plan/memory.py` says is in memory together.
 """
 
-from math import ceil
+from collections.abc import Mapping, Sequence
+from math import ceil, prod
 from pathlib import Path
 from textwrap import fill
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from buffer.packing import row_length
 from constants import CARDS, PLANNED_CARD, SHAPES, TINY_MODEL
-from custom_types import TASKS, Policy, PromptSet
+from custom_types import TASKS, PromptSet
 from model.args import AZRArgs
 from model.plan.memory import (
     ADAPTERS,
     AUTOCAST,
     FLOAT32,
-    TOGETHER,
-    Part,
-    peak,
-    product,
-    rollout_rows,
-    standing_rows,
+    MOMENTS,
+    STANDING,
+    Precision,
+    Products,
+    Stage,
+    fullest_moment,
+    rollout_sizes,
+    standing_sizes,
+    sum_of,
+    total,
     units,
-    update_rows,
-)  # fmt: skip
-from model.policy.load import build_tiny, tiny_tokenizer
+    update_sizes,
+)
 from model.policy.modes import recompute_activations
+from model.policy.tiny import build_tiny, tiny_tokenizer
 from model.policy.weights import PolicyError, require_hub_model
 from model.presets import is_small, recomputes
 from model.proposers import PROPOSERS
@@ -46,12 +51,81 @@ LAUNCH = 0.03 / 36  # seconds a layer to launch a decoding step's kernels, howev
 # its template adds 25 tokens and 5 a turn; Qwen2.5's is as long, its vocabulary three times as large.
 CHARACTERS_PER_TOKEN, SYSTEM_TOKENS, TURN_TOKENS = 2, 25, 5
 
-
 ADVICE = "use a local folder, or a hub id that can be reached"
 FLAGS = {"rollout": "--rollout-rows or --max-answer-tokens", "update": "--microbatch-tokens"}
+LINE, INDENT = 100, 33  # characters
 
 
-def read_model(args: AZRArgs):
+def plan(args: AZRArgs) -> tuple[str, bool]:
+    """The text, and whether the run fits the card. Raises PolicyError for a model it cannot read."""
+    name = args.card or PLANNED_CARD
+    usable = int((1 - MARGIN) * CARDS[name].memory * GIB)
+    model, language = read_model(args)
+    precision, stages = precision_of(args, model, language), count_stages(args, language)
+    sizes = memory_sizes(args, model, precision, stages)
+    peaks = {phase: fullest_moment(sizes, phase) for phase in MOMENTS}
+    full = [phase for phase, names in peaks.items() if sum_of(sizes, names) > usable]
+    verdict = f"Fits: both peaks are below {usable / GIB:.1f} GiB, the memory less {MARGIN:.0%}."
+    if full:
+        standing = sum_of(sizes, (*STANDING, "gradients"))
+        verdict = _advice(full, standing, usable, args.lora_rank)
+
+    sampling = stages[:2]  # what a step has; evaluating is not counted as its time
+    rollout, update = seconds(args, model, precision, sampling)
+    sampled = [(stage.responses, stage.response_tokens) for stage in sampling]
+    read, scored, unshared = (
+        sum(getattr(stage, kind) for stage in sampling) for kind in ("read", "scored", "unshared")
+    )
+    lines = [
+        f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {model.num_parameters():,} parameters",
+        "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",
+        *(_line(name, total(size), _formula(size)) for name, size in sizes.items() if total(size)),
+        *(
+            _line(f"peak of the {phase}", sum_of(sizes, names), _names(sizes, names))
+            for phase, names in peaks.items()
+        ),
+        *(
+            _line(name, total(size), _formula(size))
+            for name, size in disk_sizes(args, model, sizes).items()
+        ),
+        f"{'tokens a step':<20}{total(sampled):,} sampled = {_formula(sampled)}, after prompts of "
+        f"{' and '.join(str(stage.prompt_tokens) for stage in sampling)}",
+        f"{'tokens computed':<20}{read + scored:,} = {read:,} of rollout + {scored:,} of update, each "
+        f"prompt once; {unshared:,} if every response had its prompt to itself",
+        f"{'seconds a step':<20}{rollout:.0f} of rollout, {update:.0f} of updating, estimated",
+        verdict,
+    ]
+    return "\n".join(fill(line, LINE, subsequent_indent=" " * INDENT) for line in lines), not full
+
+
+def _line(name: str, size: int, formula: str) -> str:
+    return f"{name:<20}{size / GIB:6.1f} GiB = {formula}"
+
+
+def _formula(products: Products) -> str:
+    """`4 x 5 + 2` for [(4, 5), (2,)]; products of 0 are left out."""
+    shown = (" x ".join(f"{factor:,}" for factor in one) for one in products if prod(one))
+    return " + ".join(shown)
+
+
+def _names(sizes: Mapping[str, Products], names: Sequence[str]) -> str:
+    """The names of what is in memory together; what a run does not have is left out."""
+    return " + ".join(name for name in names if sum_of(sizes, (name,)))
+
+
+def _advice(full: Sequence[str], standing: int, usable: int, rank: int) -> str:
+    """Which flags to turn where the phases `full` do not fit. standing: bytes that weights, gradients
+    and moments take."""
+    turns = [f"lower {FLAGS[phase]}" for phase in full]
+    if standing > usable:
+        turns = [] if rank else ["turn on --lora-rank"]
+    turns = [*turns, "take a larger --card"]
+    phases = " and ".join(f"the {phase}" for phase in full)
+    needs = "needs" if len(full) == 1 else "need"
+    return f"Does not fit: {phases} {needs} over {usable / GIB:.1f} GiB; {', or '.join(turns)}."
+
+
+def read_model(args: AZRArgs) -> tuple[PreTrainedModel, PromptSet]:
     """The model that `args` names, without weights, and its prompt language. Raises PolicyError."""
     if not (args.model in (TINY_MODEL, *SHAPES) or Path(args.model).is_dir()):
         require_hub_model(args.model, ADVICE)
@@ -76,24 +150,33 @@ def read_model(args: AZRArgs):
     return model, language
 
 
+def precision_of(args: AZRArgs, model: PreTrainedModel, language: PromptSet) -> Precision:
+    """How a run has its numbers: small policies stay on the CPU, in float32."""
+    if is_small(language.name):
+        return FLOAT32
+    return ADAPTERS if args.lora_rank and model.is_activation_checkpointing else AUTOCAST
+
+
 class _Counting:
     """Stands in for the tokenizer of a chat model: about as many ids as there are tokens."""
 
     chat_template = None
 
-    def __call__(self, text: str) -> dict:
+    def __call__(self, text: str) -> dict[str, range]:
         around = SYSTEM_TOKENS + TURN_TOKENS * (1 + text.count(TURN))
         return {"input_ids": range(around + ceil(len(text) / CHARACTERS_PER_TOKEN))}
 
 
-def count_parts(args: AZRArgs, language: PromptSet) -> tuple[Part, Part, Part]:
-    """Proposing and solving in the worst case, and evaluating: every proposal is valid and new, every
+def count_stages(args: AZRArgs, language: PromptSet) -> tuple[Stage, Stage, Stage]:
+    """Proposing, solving and evaluating, in the worst case: every proposal is valid and new, every
     response as long as it may be. Attempts at a problem share its prompt, other prompts nothing."""
     tokenizer = tiny_tokenizer(args.max_prime) if language is COMPACT else _Counting()
-    renderer = PromptRenderer.for_policy(Policy("", None, tokenizer, language, (), 0), args)
+    renderer = PromptRenderer.for_run(language, tokenizer, args)
     prime = primes_between(args.min_prime, args.max_prime)[-1]
     asked = [all_problems(task, prime, prime)[-1] for task in TASKS]  # about the longest numbers
-    ask = max(len(renderer.proposer(p.task, [p] * args.n_references).ids) for p in asked)
+    request = max(
+        len(renderer.proposer(problem.task, [problem] * args.n_references).ids) for problem in asked
+    )
     question = max(len(renderer.solver(problem).ids) for problem in asked)
 
     problems = len(TASKS) * args.batch_size
@@ -102,82 +185,106 @@ def count_parts(args: AZRArgs, language: PromptSet) -> tuple[Part, Part, Part]:
     # A decoy's own proposals are attempted beside what is taught.
     attempts = problems * args.n_attempts * (1 + (args.proposer == "decoy"))
     answers, further = (attempts, 0) if args.train_attempts else (problems, problems)
-    new, answer = args.max_proposal_tokens, args.max_answer_tokens
-    learning, evaluated = proposals * proposer.learns, len(TASKS) * args.eval_problems
+    evaluated = len(TASKS) * args.eval_problems
     return (
-        Part(proposals, proposals, ask, new, proposals, learning),
-        Part(attempts + further, answers, question, answer, problems, answers),
-        Part(evaluated, evaluated, question, answer, evaluated),
+        Stage(
+            responses=proposals,
+            prompts=proposals,
+            prompt_tokens=request,
+            response_tokens=args.max_proposal_tokens,
+            asked=proposals,
+            trained=proposals * proposer.learns,
+        ),
+        Stage(
+            responses=attempts + further,
+            prompts=answers,
+            prompt_tokens=question,
+            response_tokens=args.max_answer_tokens,
+            asked=problems,
+            trained=answers,
+        ),
+        Stage(
+            responses=evaluated,
+            prompts=evaluated,
+            prompt_tokens=question,
+            response_tokens=args.max_answer_tokens,
+            asked=evaluated,
+        ),
     )
 
 
-def seconds(model, parts, slices, args: AZRArgs, row: int) -> tuple[float, float]:
-    """Estimates of the rollout, in `slices` of its `parts`, and of the update, in rows of `row`. A
-    decoding step lasts as long as launching it, reading the weights and the cache, or computing."""
-    card, total = CARDS[args.card or PLANNED_CARD], model.num_parameters()
-    layers = model.config.num_hidden_layers
-    forward = 2 * total / (UTILISATION * card.flops)
-    attention = 4 * layers * units(model.config)[1] * row / (UTILISATION * card.flops)
+def longest_sequence(stages: Sequence[Stage]) -> tuple[int, int]:
+    """The most tokens of a prompt with its response that is trained on, and those of the prompt."""
+    return max(
+        (stage.prompt_tokens + stage.response_tokens, stage.prompt_tokens)
+        for stage in stages
+        if stage.trained
+    )
+
+
+def packed_row(args: AZRArgs, stages: Sequence[Stage]) -> int:
+    """How many positions a packed row of the update has."""
+    longest, shared = longest_sequence(stages)
+    return row_length(longest, shared, args.microbatch_tokens)
+
+
+def memory_sizes(
+    args: AZRArgs, model: PreTrainedModel, precision: Precision, stages: Sequence[Stage]
+) -> dict[str, Products]:
+    """What is in memory at some moment of a run, by name; of the rollouts, what the largest has."""
+    standing = standing_sizes(model, precision, args.lora_rank)
+    if args.proposer == "frozen":
+        standing = {
+            "weights": standing["weights"],
+            "frozen proposer": standing["weights"],
+            **standing,
+        }
+    positions = max(longest_sequence(stages)[0], args.microbatch_tokens)
+    row = packed_row(args, stages)
+    update = update_sizes(model, precision, positions, row, args.lora_rank, args.entropy_floor)
+    rollouts = [rollout_sizes(model, precision, stage, args.rollout_rows) for stage in stages]
+
+    def most(rollout: dict[str, Products]) -> int:
+        sizes = standing | rollout
+        return sum_of(sizes, fullest_moment(sizes, "rollout"))
+
+    return standing | update | max(rollouts, key=most)
+
+
+def disk_sizes(
+    args: AZRArgs, model: PreTrainedModel, sizes: Mapping[str, Products]
+) -> dict[str, Products]:
+    """What is downloaded, and what checkpoints take: the newest ones, the best, and the one that is
+    being written."""
+    frozen = sizes.get("frozen proposer", [])
+    checkpoint = [(model.num_parameters(), 4), *sizes["AdamW moments"], *frozen]
+    number = args.keep_checkpoints + 2
+    return {
+        "disk, download": [(model.num_parameters(), 2)],
+        "disk, checkpoint": checkpoint,
+        "disk, checkpoints": [(number, *factors) for factors in checkpoint],
+    }
+
+
+def seconds(
+    args: AZRArgs, model: PreTrainedModel, precision: Precision, stages: Sequence[Stage]
+) -> tuple[float, float]:
+    """Estimates of the rollout of `stages` and of the update. A decoding step lasts as long as the
+    longest of three: launching it, reading the weights and the cache, computing."""
+    card, parameters = CARDS[args.card or PLANNED_CARD], model.num_parameters()
+    layers, rate = model.config.num_hidden_layers, UTILISATION * card.flops
+    forward = 2 * parameters / rate  # of a token
     rollout = 0.0
-    for part, rows in zip(parts, slices, strict=True):
-        reading = (2 * total + rows["KV cache"].size) / card.bandwidth
-        step = max(LAUNCH * layers, reading, min(part.rows, args.rollout_rows) * forward)
-        rollout += ceil(part.rows / args.rollout_rows) * part.new * step
-        rollout += part.asked * part.prompt * forward
-    recomputed, backward = model.is_activation_checkpointing, 1 if args.lora_rank else 2
-    passes = 1 + recomputed + backward + (1 - 1 / args.minibatches)  # the last: scored once more
-    return rollout, sum(part.scored for part in parts) * passes * (forward + attention)
-
-
-def plan(args: AZRArgs) -> tuple[str, bool]:
-    """The text, and whether the run fits the card. Raises PolicyError for a model it cannot read."""
-    name, rank = args.card or PLANNED_CARD, args.lora_rank
-    usable = (1 - MARGIN) * CARDS[name].memory * GIB
-    model, language = read_model(args)
-    precision = ADAPTERS if rank and model.is_activation_checkpointing else AUTOCAST
-    if is_small(language.name):  # which stays on the CPU
-        precision = FLOAT32
-    parts = count_parts(args, language)
-    longest, shared = max((part.prompt + part.new, part.prompt) for part in parts if part.trained)
-    row = row_length(longest, shared, args.microbatch_tokens)
-    rows, snapshot = standing_rows(model, precision, rank), product(0)
-    if args.proposer == "frozen":  # its snapshot is the weights once more
-        snapshot = rows["weights"]
-        rows["weights"] = 2 * snapshot
-    positions = max(longest, args.microbatch_tokens)
-    rows |= update_rows(model, precision, positions, row, rank, args.entropy_floor)
-    slices = [rollout_rows(model, precision, part, args.rollout_rows) for part in parts]
-    rows |= max(slices, key=lambda own: peak(rows | own, "rollout").size)
-    peaks = {phase: peak(rows, phase) for phase in TOGETHER}
-    over = [phase for phase in peaks if peaks[phase].size > usable]
-    verdict = f"Fits: both peaks are below {usable / GIB:.1f} GiB, the memory less {MARGIN:.0%}."
-    if over:
-        turns = [f"lower {FLAGS[phase]}" for phase in over]
-        if sum(rows[part].size for part in ("weights", "gradients", "AdamW moments")) > usable:
-            turns = [] if rank else ["turn on --lora-rank"]
-        turns = ", or ".join([*turns, "take a larger --card"])
-        verdict = f"Does not fit: {' and '.join(over)} need over {usable / GIB:.1f} GiB; {turns}."
-
-    total, (proposing, solving) = model.num_parameters(), parts[:2]
-    rollout, update = seconds(model, parts[:2], slices[:2], args, row)
-    sampled = product(proposing.rows, proposing.new) + product(solving.rows, solving.new)
-    rows |= {f"peak of the {phase}": peaks[phase] for phase in peaks}
-    checkpoint = product(total, 4) + rows["AdamW moments"] + snapshot
-    rows |= {"disk, download": product(total, 2), "disk, checkpoint": checkpoint}
-    # The newest ones, the best, and the one that is being written.
-    rows |= {"disk, checkpoints": (args.keep_checkpoints + 2) * checkpoint}
-    read, scored, apart = (
-        sum(getattr(part, kind) for part in parts[:2]) for kind in ("read", "scored", "apart")
-    )
-    lines = [
-        f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {total:,} parameters",
-        "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",
-        *(f"{label:<20}{row.size / GIB:6.1f} GiB = {row.formula}" for label, row in rows.items()),
-        f"{'tokens a step':<20}{sampled.size:,} sampled = {sampled.formula}, after prompts of "
-        f"{proposing.prompt} and {solving.prompt}",
-        f"{'tokens computed':<20}{read + scored:,} = {read:,} of rollout + {scored:,} of update, each "
-        f"prompt once; {apart:,} if every response had its prompt to itself",
-        f"{'seconds a step':<20}{rollout:.0f} of rollout, {update:.0f} of updating, estimated",
-        verdict,
-    ]
-    return "\n".join(fill(line, 100, subsequent_indent=" " * 33) for line in lines), not over
+    for stage in stages:
+        cache = rollout_sizes(model, precision, stage, args.rollout_rows)["KV cache"]
+        reading = (2 * parameters + total(cache)) / card.bandwidth
+        computing = min(stage.responses, args.rollout_rows) * forward
+        step = max(LAUNCH * layers, reading, computing)
+        rollout += ceil(stage.responses / args.rollout_rows) * stage.response_tokens * step
+        rollout += stage.asked * stage.prompt_tokens * forward
+    attention = 4 * layers * units(model.config).queries * packed_row(args, stages) / rate
+    # The forward pass, once more where activations are recomputed, the backward pass, and the scoring
+    # of all minibatches except the first with the weights that sampled.
+    backward, rescored = 1 if args.lora_rank else 2, 1 - 1 / args.minibatches
+    passes = 1 + model.is_activation_checkpointing + backward + rescored
+    return rollout, sum(stage.scored for stage in stages) * passes * (forward + attention)

@@ -1,4 +1,5 @@
-"""The longest prompts that a run can have, and whether its model has room for them and their responses."""
+"""The longest prompts that a run can have, and whether its model has room for them and their responses:
+positions for all tokens, and layers that see them all."""
 
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from model.policy.weights import PolicyError, in_short
 from prime_inversion import all_problems
 from utils.string_formatting import PromptRenderer, format_equation
 
-MOST_PROBLEMS = 2000  # of a task, those of the largest primes, of which the longest is looked for
+MOST_PROBLEMS = 2000  # of a task, those of the largest primes, among which is the longest
 POSITIONS = "max_position_embeddings", "max_seq_len", "max_sequence_length", "n_ctx"
 
 
@@ -30,7 +31,7 @@ def longest_prompts(
                 prompts.append(renderer.proposer(task, [longest] * args.n_references))
             if Role.SOLVER in roles:
                 prompts.append(renderer.solver(longest))
-    except Exception as error:  # of a template, which is a program of its own, or of a tokenizer
+    except Exception as error:  # of a template, which is a program, or of a tokenizer
         raise PolicyError(
             f"--model {args.model}: its tokenizer and chat template cannot write a prompt "
             f"({in_short(error)})"
@@ -38,35 +39,41 @@ def longest_prompts(
     return prompts
 
 
-def require_room(policy: Policy, prompts: Sequence[Prompt]) -> None:
-    """Raise PolicyError unless a model sees all of each prompt with its response: every token has a
-    position, and no layer looks through a window that is shorter."""
-    longest = max(prompts, key=lambda prompt: len(prompt.ids) + prompt.max_tokens)
-    length = len(longest.ids) + longest.max_tokens
-    needed = f"a prompt of {len(longest.ids)} tokens with a response of {longest.max_tokens}"
+def require_positions(policy: Policy, prompts: Sequence[Prompt]) -> None:
+    """Raise PolicyError unless every token of each prompt with its response has a position."""
+    longest, length = _longest(prompts)
     config = policy.model.config.get_text_config(decoder=True)
     found = (getattr(config, name, None) for name in POSITIONS)
     positions = next((number for number in found if isinstance(number, int) and number > 0), length)
     if positions < length:
         raise PolicyError(
-            f"--model {policy.name}: must have {length} positions for {needed}, and has {positions}; lower "
+            f"--model {policy.name}: must have {length} positions for a prompt of {len(longest.ids)} "
+            f"tokens with a response of {longest.max_tokens}, and has {positions}; lower "
             f"--max-answer-tokens, --max-proposal-tokens or --n-references"
         )
-    kind, window = _narrowest(config, length)
-    if window < length:
-        raise PolicyError(
-            f"--model {policy.name}: must see {length} tokens at once for {needed}, and its {kind} is "
-            f"{window}; lower --max-answer-tokens, --max-proposal-tokens or --n-references"
-        )
 
 
-def _narrowest(config, length: int) -> tuple[str, int]:
-    """The narrowest window that a layer looks through, with a name for it; `length` where none does.
+def narrow_window(policy: Policy, prompts: Sequence[Prompt]) -> str | None:
+    """Why a layer may not see a whole prompt with its response, in words; None where all of them do.
     transformers knows by the layers of a cache made for the model."""
+    _, length = _longest(prompts)
+    config = policy.model.config.get_text_config(decoder=True)
     layers = DynamicCache(config=config).layers
-    windows = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
+    sizes = (getattr(layer, "sliding_window", None) for layer in layers)
+    windows = [size for size in sizes if size is not None]
     if "local" in (getattr(config, "attention_layers", None) or ()):  # GPT-Neo's, with a full cache
         windows.append(config.window_size)
-    named = getattr(config, "attention_chunk_size", None), "attention_chunk_size"
-    narrowest = min((one for one in windows if one), default=length)
-    return named[1] if narrowest == named[0] else "attention window", narrowest
+    kinds = {  # transformers' cache has chunks as windows, so they are named first
+        "attention_chunk_size": getattr(config, "attention_chunk_size", None),
+        "attention window": min(windows, default=None),
+    }
+    for kind, size in kinds.items():
+        if size is not None and size < length:
+            return f"its {kind} is {size}, and a prompt with its response may have {length} tokens"
+    return None
+
+
+def _longest(prompts: Sequence[Prompt]) -> tuple[Prompt, int]:
+    """The prompt that has most tokens together with its response, and that number."""
+    longest = max(prompts, key=lambda prompt: len(prompt.ids) + prompt.max_tokens)
+    return longest, len(longest.ids) + longest.max_tokens

@@ -7,12 +7,12 @@ questions that nobody asked.
 
 from collections.abc import Sequence
 
-from custom_types import Equation, Policy, Prompt
-from model.inference import Response, decode
+from custom_types import Equation, Policy, Prompt, Response
 from model.policy.weights import PolicyError, in_short
 from prompts import TURN
 from utils.string_formatting import (
     PromptRenderer,
+    decode,
     format_answer,
     format_equation,
     parse_proposer,
@@ -40,11 +40,11 @@ def require_prompts(policy: Policy, renderer: PromptRenderer, prompts: Sequence[
 
 def _fault(policy: Policy, renderer: PromptRenderer, prompt: Prompt, rows: int) -> str | None:
     """What is wrong with a prompt, in words."""
-    above = [token for token in prompt.ids if not 0 <= token < rows]
-    if above:
-        return f"must have an embedding for each token of a prompt; {above[0]} is above its {rows}"
+    unknown = [token for token in prompt.ids if not 0 <= token < rows]
+    if unknown:
+        return f"must have an embedding for each token of a prompt; it has {rows}, and none for {unknown[0]}"
     for _ in range(2):
-        if renderer.encode.__wrapped__(prompt.text) != prompt.ids:
+        if renderer.encode(prompt.text) != prompt.ids:
             return "its chat template must write the same prompt each time"
     found = _bare(_decoded(policy, prompt.ids))
     asked = [format_equation(prompt.problem), *prompt.text.split(TURN)]

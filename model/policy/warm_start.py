@@ -1,10 +1,9 @@
 """The format-only warm start of `tiny`: a random network learns to speak, not to invert.
 
-A chat model arrives able to write `\\boxed{5}`; a random network would wait for ever to do so by
-chance. So `tiny` is first trained, supervised, on texts of the right form whose numbers are drawn at
-random: answers that any legal guesser could give, proposals of three arbitrary numbers. Afterwards
-it parses, and its accuracy is that of guessing; whatever it learns about inverses it learns from
-the verifier.
+A chat model can write `\\boxed{5}` from the start; a random network would never do so by chance. So `tiny`
+is first trained, supervised, on texts of the right form with random numbers: legal guesses as answers,
+and proposals of three arbitrary numbers. Afterwards its responses can be parsed, and it is as often
+right as by guessing; all that it learns about inverses it learns from the verifier.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,14 +18,14 @@ from prime_inversion import generate_problems, primes_between
 from prompts import EQUATION
 from utils.string_formatting import PromptRenderer, format_answer
 
-IGNORED = -100  # the label that transformers' loss skips
+IGNORED = -100  # the label that transformers' loss leaves out
 
 
 def warm_start(policy: Policy, renderer: PromptRenderer, args: AZRArgs) -> float:
     """Train `policy.model` in place for `args.warm_start_steps` steps; the last loss, in nats."""
-    rng = Random(f"{args.seed}/warm start")
+    example_rng = Random(f"{args.seed}/warm start")
     batches = (
-        [_example(renderer, rng, args) for _ in range(args.warm_start_batch)]
+        [_example(renderer, example_rng, args) for _ in range(args.warm_start_batch)]
         for _ in range(args.warm_start_steps)
     )
     return train_on_texts(policy, batches, args.warm_start_lr)
@@ -35,14 +34,14 @@ def warm_start(policy: Policy, renderer: PromptRenderer, args: AZRArgs) -> float
 def train_on_texts(
     policy: Policy, batches: Iterable[Sequence[tuple[Prompt, str]]], lr: float
 ) -> float:
-    """One supervised AdamW step in place on each batch of prompts with their responses; the last
-    loss, in nats a token."""
+    """Train in place, one supervised AdamW step for each batch of prompts with their responses; the
+    last loss, in nats a token."""
     model = policy.model
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
     loss = torch.zeros(())
     model.train()
-    for rows in batches:
-        ids, labels = _pad(rows, policy)
+    for texts in batches:
+        ids, labels = _pad(texts, policy)
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         optimizer.step()
@@ -50,31 +49,33 @@ def train_on_texts(
     return loss.item()
 
 
-def _example(renderer: PromptRenderer, rng: Random, args: AZRArgs) -> tuple[Prompt, str]:
+def _example(renderer: PromptRenderer, example_rng: Random, args: AZRArgs) -> tuple[Prompt, str]:
     """A prompt of a random role and task, and a response that is right in form only."""
-    role, task = rng.choice(tuple(Role)), rng.choice(TASKS)
+    role, task = example_rng.choice(tuple(Role)), example_rng.choice(TASKS)
     span = args.min_prime, args.max_prime
     if role is Role.SOLVER:
-        (problem,) = generate_problems(1, rng, *span, tasks=(task,))
-        guesses = primes_between(*span) if task is TaskType.INDUCTION else range(1, problem.p)
-        return renderer.solver(problem), format_answer(rng.choice(guesses))
-    references = generate_problems(args.n_references, rng, *span, tasks=(task,))
-    numbers = {letter: rng.randint(1, args.max_prime) for letter in "xyp"}
+        (problem,) = generate_problems(1, example_rng, *span, tasks=(task,))
+        induction = task is TaskType.INDUCTION
+        guesses: Sequence[int] = primes_between(*span) if induction else range(1, problem.p)
+        return renderer.solver(problem), format_answer(example_rng.choice(guesses))
+    references = generate_problems(args.n_references, example_rng, *span, tasks=(task,))
+    numbers = {letter: example_rng.randint(1, args.max_prime) for letter in "xyp"}
     equation = Template(EQUATION[task]).substitute(numbers)
     return renderer.proposer(task, references), format_answer(equation)
 
 
-def _pad(rows: Sequence[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
+def _pad(texts: Sequence[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and labels, (batch, time) int64; prompts and pads are not learned."""
-    prompts = [list(prompt.ids) for prompt, _ in rows]
+    prompts = [list(prompt.ids) for prompt, _ in texts]
     responses = [
         [*policy.tokenizer(text, add_special_tokens=False)["input_ids"], policy.stop_ids[0]]
-        for _, text in rows
+        for _, text in texts
     ]
-    width = max(len(p) + len(r) for p, r in zip(prompts, responses, strict=True))
+    pairs = list(zip(prompts, responses, strict=True))
+    width = max(len(prompt) + len(response) for prompt, response in pairs)
     ids, labels = [], []
-    for prompt, response in zip(prompts, responses, strict=True):
-        rest = width - len(prompt) - len(response)
-        ids.append(prompt + response + [policy.pad_id] * rest)
-        labels.append([IGNORED] * len(prompt) + response + [IGNORED] * rest)
+    for prompt, response in pairs:
+        padding = width - len(prompt) - len(response)
+        ids.append(prompt + response + [policy.pad_id] * padding)
+        labels.append([IGNORED] * len(prompt) + response + [IGNORED] * padding)
     return torch.tensor(ids), torch.tensor(labels)

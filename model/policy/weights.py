@@ -1,20 +1,28 @@
 """A hub id or a local folder in, its model and tokenizer out, whole: every tensor of the model comes from
 the files, every tensor of the files is in the model, and all of them can be trained.
 
-transformers itself fills what it does not find with random numbers and drops what has no place.
+transformers by itself would fill what it does not find with random numbers, and drop what has no place.
 """
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from constants import TINY_MODEL
 
 HUB_TIMEOUT = 20  # seconds
-NAMED = 3  # tensors, in a sentence about some of them
+MOST_NAMED = 3  # tensors, in a sentence about some of them
 LONGEST_REASON = 160  # characters
 
 
@@ -30,7 +38,7 @@ def in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
-def load_whole(name: str, dtype: torch.dtype):
+def load_whole(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of the hub, its cache or a local folder. Raises PolicyError."""
     advice = f"use --model {TINY_MODEL}, a local folder, or a hub id that can be reached"
     if not Path(name).is_dir():
@@ -40,13 +48,14 @@ def load_whole(name: str, dtype: torch.dtype):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         quantized = _quantization(config)
         if quantized is None:
-            model, report = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 name,
                 dtype=dtype,
                 trust_remote_code=False,
-                output_loading_info=True,
+                output_loading_info=True,  # a model and a report, which transformers' types do not say
                 ignore_mismatched_sizes=True,  # the report names them
             )
+            model, report = loaded
     except Exception as error:  # of any of the libraries that read a model's files
         raise PolicyError(
             f"--model {name}: holds no causal language model with its tokenizer "
@@ -61,20 +70,20 @@ def load_whole(name: str, dtype: torch.dtype):
     return model, tokenizer
 
 
-def _quantization(config) -> str | None:
-    """How the weights are quantized, of a model or of the text model in it; None if they are not."""
-    for one in (config, config.get_text_config(decoder=True)):
-        settings = getattr(one, "quantization_config", None)
+def _quantization(config: PretrainedConfig) -> str | None:
+    """How the weights of a model, or of the text model in it, are quantized; None if they are not."""
+    for part in (config, config.get_text_config(decoder=True)):
+        settings = getattr(part, "quantization_config", None)
         if settings is not None:
             settings = settings if isinstance(settings, dict) else vars(settings)
             return str(settings.get("quant_method", "quantization_config"))
     return None
 
 
-def require_all_tensors(name: str, model, report: dict) -> None:
-    """Raise PolicyError unless the report of loading `model` says that all tensors met their own, and
-    they are finite floating-point numbers. report: what transformers could not explain by tied
-    weights, by prefixes or by names that it knows to ignore."""
+def require_all_tensors(name: str, model: PreTrainedModel, report: dict[str, Any]) -> None:
+    """Raise PolicyError unless the report of loading `model` says that each tensor was found and has a
+    place, and all are finite floating-point numbers. report: what transformers could not explain by
+    tied weights, by prefixes or by names that it knows to ignore."""
     kinds = {
         "missing": report["missing_keys"],
         "of no use": report["unexpected_keys"],
@@ -88,9 +97,12 @@ def require_all_tensors(name: str, model, report: dict) -> None:
         )
     if getattr(model, "_hf_peft_config_loaded", False):
         raise PolicyError(f"--model {name}: must be a whole model, and holds adapters of another")
-    tensors = model.state_dict().items()
-    broken = [key for key, own in tensors if own.is_floating_point() and not own.isfinite().all()]
-    fixed = [key for key, own in model.named_parameters() if not own.is_floating_point()]
+    broken = [
+        key
+        for key, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    fixed = [key for key, weight in model.named_parameters() if not weight.is_floating_point()]
     if broken:
         raise PolicyError(f"--model {name}: must hold finite numbers; {_some(broken)} not finite")
     if fixed:
@@ -99,37 +111,45 @@ def require_all_tensors(name: str, model, report: dict) -> None:
 
 def _some(keys: Collection[str]) -> str:
     """`5 tensors (a, b, c, ...) are`."""
-    first = ", ".join(sorted(keys)[:NAMED]) + (", ..." if len(keys) > NAMED else "")
+    first = ", ".join(sorted(keys)[:MOST_NAMED]) + (", ..." if len(keys) > MOST_NAMED else "")
     return f"{len(keys)} tensors ({first}) are" if len(keys) > 1 else f"1 tensor ({first}) is"
 
 
-def vocabulary(model) -> int:
+def vocabulary(model: PreTrainedModel) -> int:
     """How many token ids a model gives probabilities to."""
     return model.get_output_embeddings().weight.shape[0]
 
 
-def require_words_in_model(name: str, model, tokenizer) -> None:
-    """Raise PolicyError where the tokenizer has words that the model cannot read. Special tokens, of
-    images say, may lie above: no prompt holds them."""
+def embedded_words(model: PreTrainedModel) -> int:
+    """How many token ids a model can read."""
+    embedding: Any = model.get_input_embeddings()
+    return embedding.weight.shape[0]
+
+
+def require_words_in_model(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Raise PolicyError if the tokenizer has words that the model has no embedding for. Special
+    tokens, of images say, may be among them: no prompt holds those."""
     if model.get_output_embeddings() is None or model.get_input_embeddings() is None:
         raise PolicyError(f"--model {name}: must have an embedding and an output layer")
-    rows = model.get_input_embeddings().weight.shape[0]
+    embedded = embedded_words(model)
     added = tokenizer.added_tokens_decoder
-    above = [
+    unknown = [
         word
         for word, index in tokenizer.get_vocab().items()
-        if index >= rows and not (index in added and added[index].special)
+        if index >= embedded and not (index in added and added[index].special)
     ]
-    if above:
+    if unknown:
         raise PolicyError(
-            f"--model {name}: must have a tokenizer of its own vocabulary, {rows} ids, and the "
-            f"tokenizer has {len(above)} words above them"
+            f"--model {name}: must have a tokenizer of its own vocabulary, {embedded} ids, and the "
+            f"tokenizer has {len(unknown)} words above them"
         )
 
 
 def require_hub_model(name: str, advice: str) -> None:
-    """Raise PolicyError unless the model is in the hub's cache or on the hub. Asks once, where
-    loading would retry for a minute."""
+    """Raise PolicyError unless the model is in the hub's cache or on the hub. Asks once; loading would
+    retry for a minute."""
     try:
         if not isinstance(try_to_load_from_cache(name, "config.json"), str):
             HfApi().model_info(name, timeout=HUB_TIMEOUT)

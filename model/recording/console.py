@@ -1,4 +1,4 @@
-"""What a run says: what it trains, a line a step, and a summary at the end.
+"""What a run prints: what it trains, a line a step, and a summary at the end.
 
 Everything goes to stdout, line by line, a terminal or not; `--quiet` silences it all.
 """
@@ -15,9 +15,12 @@ from statistics import fmean
 from constants import CUDA_MODEL, ROOT, TINY_MODEL
 from custom_types import ROLES, TASKS, Policy
 from model.args import AZRArgs
+from model.run.finished import evaluated_rows
+from model.run.layout import PLOTS
 
 HEADER_EVERY = 20  # lines
-GROUPS = (("", 15), ("valid proposals", 18), ("rewards", 15), ("entropies", 13))  # and widths
+# Titles and widths: of columns, and of groups of them, which stand a line higher.
+GROUPS = (("", 15), ("valid proposals", 18), ("rewards", 15), ("entropies", 13))
 COLUMNS = (
     ("step", 6), ("accuracy", 9), ("abd", 6), ("ded", 6), ("ind", 6), ("prop", 8), ("solv", 7),
     ("prop", 7), ("solv", 6), ("tokens/s", 10), ("left", 8),
@@ -25,7 +28,7 @@ COLUMNS = (
 
 
 class Console:
-    """Start, progress and end of one run."""
+    """Prints start, progress and end of one run."""
 
     def __init__(self, args: AZRArgs, run_dir: Path):
         self.args, self.run_dir = args, run_dir
@@ -34,7 +37,7 @@ class Console:
         self.started = time.monotonic()
 
     def say(self, text: str) -> None:
-        """A line, at once. What nobody can hear any more, a closed pipe or a full disk, ends no run."""
+        """Print a line at once. A closed pipe or a full disk does not end the run; it is quiet then."""
         if self.args.quiet:
             return
         try:
@@ -54,11 +57,12 @@ class Console:
         )
 
     def resumed(self, checkpoint: Path | None, rows: Sequence[Mapping]) -> None:
-        """The run goes on after `rows`, or starts again where it had no checkpoint yet."""
+        """Name the checkpoint that the run continues from; it starts from step 0 without one. rows: of
+        its metrics, up to that checkpoint."""
         if checkpoint is None:
             self.say("there is no checkpoint yet: starting from step 0")
         else:
-            self.accuracy = [row["eval/accuracy"] for row in rows if "eval/accuracy" in row][-1]
+            self.accuracy = evaluated_rows(rows)[-1]["eval/accuracy"]
             self.say(f"going on from {checkpoint}")
 
     def warm_started(self, loss: float, seconds: float) -> None:
@@ -66,9 +70,9 @@ class Console:
         self.say(f"format-only warm start: {seconds:.0f} s, loss {loss:.2f} nats a token")
 
     def step(self, metrics: Mapping[str, float]) -> None:
-        """A line for a row of metrics: accuracy of the last evaluation, valid proposals of each task,
-        mean rewards and entropies of proposer and solver, response tokens a second, time left."""
-        step = metrics["step"]
+        """Print a line for a row of metrics: accuracy of the last evaluation, valid proposals of each
+        task, mean rewards and entropies of proposer and solver, response tokens a second, time left."""
+        step = int(metrics["step"])
         self.accuracy = metrics.get("eval/accuracy", self.accuracy)
         if self.lines == 0:
             self.first, self.started = step, time.monotonic()
@@ -89,17 +93,17 @@ class Console:
         self.say(_line(cells, COLUMNS))
 
     def end(self, rows: Sequence[Mapping], checkpoint: Path, report: Path) -> None:
-        """What was reached, where things are, and what can be done with them. rows: of the run."""
-        evaluated = [row for row in rows if "eval/accuracy" in row]
+        """Print what was reached, where things are, and what can be done with them. rows: all of the
+        run's metrics."""
+        evaluated = evaluated_rows(rows)
         self.say(f"\n{'accuracy':<12}{'first':>7}{'best':>7}{'at step':>9}{'last':>7}")
-        for name in (*(f"_{task}" for task in TASKS), ""):
-            series = [(row[f"eval/accuracy{name}"], row["step"]) for row in evaluated]
-            best, at = max(series, key=lambda one: one[0])
-            first, last = series[0][0], series[-1][0]
-            title = name.removeprefix("_") or "mean"
-            self.say(f"{title:<12}{first:>7.2f}{best:>7.2f}{at:>9}{last:>7.2f}")
+        keys = {str(task): f"eval/accuracy_{task}" for task in TASKS} | {"mean": "eval/accuracy"}
+        for title, key in keys.items():
+            first, last = evaluated[0][key], evaluated[-1][key]
+            best = max(evaluated, key=lambda row: row[key])  # the first of equal ones
+            self.say(f"{title:<12}{first:>7.2f}{best[key]:>7.2f}{best['step']:>9}{last:>7.2f}")
         done = rows[-1]["step"]
-        self.say(f"plots {self.run_dir / 'plots'}, checkpoint {checkpoint}")
+        self.say(f"plots {self.run_dir / PLOTS}, checkpoint {checkpoint}")
         total = self.args.total_steps if done < self.args.total_steps else 2 * max(1, done)
         model, run_dir = Path(os.path.relpath(ROOT / "model")), shlex.quote(str(self.run_dir))
         self.say("next, beside guessing and an exact solver, by band of primes; or further steps:")
@@ -118,6 +122,6 @@ def _line(cells: Iterable[str], columns: Sequence[tuple[str, int]]) -> str:
 
 def _duration(seconds: float) -> str:
     """`1:02:03`, or `2:03`."""
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    all_minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(all_minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

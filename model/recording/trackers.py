@@ -1,46 +1,29 @@
 """Weights & Biases beside `metrics.jsonl`, when asked for.
 
-A process of its own follows `metrics.jsonl` and hands each row to wandb, so that a tracker can neither
-stop nor delay a run, whatever it waits for, raises or crashes on. This file is that process too.
+Another process, `wandb_follower.py`, follows `metrics.jsonl` and hands each row to wandb, so that a
+tracker can neither stop nor delay a run, whatever it waits for, raises or crashes on.
 """
 
 import json
 import os
 import secrets
-import select
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
-
-from custom_types import TASKS, Role
 from model.args import AZRArgs
 
-PROJECT = "absolute-zero-prime-inversion"
 PATIENCE = 20  # seconds that the end of a run waits for wandb
-POLL = 0.5  # seconds between two looks at the log
-SAID = "wandb.log"  # what that process and wandb print
-FIRST = {"eval/accuracy": "0_overview/accuracy"} | {
-    f"reward/{Role.PROPOSER}_{task}": f"0_overview/proposer_{task}" for task in TASKS
-}
-
-
-def panels(metrics: Mapping[str, float | None]) -> dict[str, float]:
-    """A row of metrics under the names wandb shows it by, which makes a section of what is before a
-    slash: four of them a second time, in front, and those without a section in one of their own."""
-    known = {key: value for key, value in metrics.items() if value is not None}
-    named = {key if "/" in key else f"train/{key}": value for key, value in known.items()}
-    return named | {name: known[key] for key, name in FIRST.items() if key in known}
+FOLLOWER = Path(__file__).with_name("wandb_follower.py")
+SAID = "wandb.log"  # in the run directory: what that process and wandb print
 
 
 class WandbTracker:
     """Has what comes after `position` in a run's `metrics.jsonl` logged to wandb, offline without a key.
+    Does nothing without `--wandb`.
 
-    id: of the wandb run to go on with; a new one by default. `id` is None without `--wandb`. wandb's
-    own environment variables have the last word.
+    id: of the wandb run to continue; a new one by default. The attribute `id` is None where nothing is
+    logged. wandb's environment variables decide where they are set.
     """
 
     def __init__(self, args: AZRArgs, run_dir: Path, position: int, id: str | None = None):
@@ -49,11 +32,12 @@ class WandbTracker:
             return
         self.id = os.environ.get("WANDB_RUN_ID") or id or secrets.token_hex(4)
         order = {"run_dir": str(run_dir), "position": position, "id": self.id}
-        argv = [sys.executable, __file__, json.dumps(order | {"config": args.as_dict()})]
+        argv = [sys.executable, str(FOLLOWER), json.dumps(order | {"config": args.as_dict()})]
         self._said = run_dir / SAID
         try:
-            with open(self._said, "w") as said:  # not to what may wait for this output to end
-                # A session of its own: Ctrl-C is for the run, which then tells it to end.
+            # A file, because whoever reads the run's output may wait until all who write it have ended.
+            with open(self._said, "w") as said:
+                # A new session: Ctrl-C is for the run, which then tells that process to end.
                 self._process = subprocess.Popen(
                     argv, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
                 )
@@ -62,9 +46,10 @@ class WandbTracker:
             self.id = None
 
     def close(self) -> None:
-        """The log is complete; let wandb finish, by itself if it takes long. Says what it said."""
+        """The log is complete: let wandb finish, by itself if it takes long. Prints what it said last."""
         if self.id is None:
             return
+        assert self._process.stdin is not None  # a pipe
         self._process.stdin.close()
         try:
             self._process.wait(PATIENCE)
@@ -72,63 +57,10 @@ class WandbTracker:
             say(f"is still busy after {PATIENCE} s and goes on in process {self._process.pid}")
         if self._said.exists():
             lines = self._said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            print(*lines[-1:], file=sys.stderr, end="\n" if lines else "", flush=True)
+            if lines:
+                print(lines[-1], file=sys.stderr, flush=True)
 
 
 def say(what: str) -> None:
-    """One line about wandb, which stops nothing."""
+    """Print one line about wandb."""
     print(f"wandb {what}; metrics.jsonl is complete", file=sys.stderr, flush=True)
-
-
-# ---------------------------------------------------------------- the process
-
-
-def follow(log: Path, position: int) -> Iterator[dict]:
-    """The rows of a growing log, until it is complete: when this process's input ends."""
-    ended = False
-    with open(log, "rb") as file:
-        file.seek(position)
-        rest = b""
-        while True:
-            *lines, rest = (rest + file.read()).split(b"\n")
-            yield from map(json.loads, lines)
-            if ended:
-                return
-            ended = bool(select.select([sys.stdin], [], [], POLL)[0])
-
-
-def start(run_dir: Path, id: str, config: dict):
-    """A wandb run, online if there is a key and somebody to show it to."""
-    import wandb
-
-    wanted = dict(project=PROJECT, name=run_dir.name, dir=str(run_dir))
-    own = {key: v for key, v in wanted.items() if f"WANDB_{key.upper()}" not in os.environ}
-    known = wandb.login(prompt=False, verify=False)
-    mode = os.environ.get("WANDB_MODE") or ("online" if known else "offline")
-    settings = wandb.Settings(silent=True, console="off")
-    common = dict(id=id, resume="allow", config=config, settings=settings, **own)
-    try:
-        return wandb.init(mode=mode, **common)
-    except Exception as error:
-        if mode != "online":
-            raise
-        say(f"goes on offline ({type(error).__name__}: {error})")
-        return wandb.init(mode="offline", **common)
-
-
-def main(order: str) -> None:
-    """Log to wandb what `order` says."""
-    try:
-        values = json.loads(order)
-        run_dir = Path(values["run_dir"])
-        run = start(run_dir, values["id"], values["config"])
-        for row in follow(run_dir / "metrics.jsonl", values["position"]):
-            run.log(panels(row), step=row["step"])
-        run.finish()
-    except Exception as error:
-        say(f"stopped ({type(error).__name__}: {error})")
-        os._exit(1)  # what wandb would still wait for is lost
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])

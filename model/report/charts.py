@@ -22,12 +22,13 @@ SOLID, DASHED, DOTTED = [1, 0], [6, 3], [2, 3]
 STROKES = {"symbolType": "stroke", "symbolSize": 300, "symbolStrokeWidth": 2, "symbolOpacity": 1}
 DASHES = (SOLID, DASHED, DOTTED, [8, 2, 2, 2])
 SHARES = (1e-4, 0.3)  # of a phase's proposals, from the dark end of the scale to the bright one
-ONCE = {"values": [{}]}  # data of a mark that is drawn once
+ONCE: dict[str, list[dict]] = {"values": [{}]}  # data of a mark that is drawn once
 HEIGHT = 190
 MARKED_POINTS = 60  # a line through fewer points shows them
 SMALL_NUMBERS = (
     "datum.value != 0 && abs(datum.value) < 0.001 ? format(datum.value, '.1e') : datum.label"
 )
+TITLE = {"anchor": "start", "fontWeight": 600, "fontSize": 13}
 CONFIG = {
     "view": {"stroke": None},
     "axis": {
@@ -43,7 +44,7 @@ CONFIG = {
         "titleFontWeight": "normal",
         "layout": {"bottom": {"anchor": "start", "direction": "vertical"}},
     },
-    "title": {"anchor": "start", "fontWeight": 600, "fontSize": 13},
+    "title": TITLE,
 }
 
 
@@ -95,12 +96,18 @@ def curve_chart(panel: Panel, data: str, rows: Sequence[Mapping]) -> dict:
         colour, dash = _look(label, list(series), groups, panel.dashed)
         present = [{"filter": f"isDefined(datum['{key}'])"}]
         if f"{key} low" in counts:
-            ends = {"y": {"field": f"{key} low", **y}, "y2": {"field": f"{key} high"}}
+            low, high = {"field": f"{key} low", **y}, {"field": f"{key} high"}
             lines.append(
                 {
                     "transform": present,
                     "mark": band,
-                    "encoding": {"x": x, **ends, "color": colour, "detail": {"field": "group"}},
+                    "encoding": {
+                        "x": x,
+                        "y": low,
+                        "y2": high,
+                        "color": colour,
+                        "detail": {"field": "group"},
+                    },
                 }
             )
         lines.append(
@@ -157,7 +164,7 @@ def _look(
 
 
 def _x(panel: Panel, rows: Sequence[Mapping]) -> dict:
-    ticks = {"tickCount": 8, "tickMinStep": 1}
+    ticks: dict[str, object] = {"tickCount": 8, "tickMinStep": 1}
     if panel.scale == "log":
         ticks = {"values": sorted({row[panel.x] for row in rows})}
     return {

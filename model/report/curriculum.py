@@ -12,7 +12,7 @@ from statistics import fmean
 from compute.reward import compute_r_propose
 from custom_types import TASKS, TaskType
 from model.report.curves import rounded
-from model.report.data import Run
+from model.run.finished import FinishedRun
 from utils.tables import span_name
 
 PHASE_ENDS = (0.1, 0.25, 0.5, 1.0)  # of the run
@@ -51,7 +51,7 @@ class Grid:
         return {"x": x, "from": x - 0.5, "to": x - 0.5 + self.width, "p": label}
 
 
-def _by_phase(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[Sequence]]]:
+def _by_phase(runs: Sequence[FinishedRun], task: str) -> Iterator[tuple[str, list[Sequence]]]:
     """The name of each phase, and what was proposed in it, as problems.jsonl has it."""
     last_steps = [row["step"] for run in runs for row in run.problems[-1:]]
     for first, last in phases(max(last_steps, default=0)):
@@ -59,7 +59,7 @@ def _by_phase(runs: Sequence[Run], task: str) -> Iterator[tuple[str, list[Sequen
         yield f"steps {first} to {last}", [item for row in steps for item in row[task]]
 
 
-def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
+def proposals(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
     """A row for each phase and cell (given number, p) proposed in it: how often, its share of the phase's valid
     proposals, and its mean solve rate."""
     rows = []
@@ -82,7 +82,7 @@ def proposals(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
     return rows
 
 
-def solve_rates(runs: Sequence[Run], task: str) -> list[dict]:
+def solve_rates(runs: Sequence[FinishedRun], task: str) -> list[dict]:
     """A row for each phase and solve rate that attempts can have: its share of the valid proposals, and
     its learnability."""
     args, rows = runs[0].args, []
@@ -105,7 +105,7 @@ def solve_rates(runs: Sequence[Run], task: str) -> list[dict]:
     return rows
 
 
-def learnability(run: Run) -> list[dict]:
+def learnability(run: FinishedRun) -> list[dict]:
     """A row a step: of each task the mean learnability of the valid proposals."""
     extreme, rows = run.args["extreme_reward"], []
     for row in run.problems:
@@ -119,7 +119,7 @@ def learnability(run: Run) -> list[dict]:
     return rows
 
 
-def solved(runs: Sequence[Run], task: str, grid: Grid) -> list[dict]:
+def solved(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
     """A row for each cell (given number, p) of the last evaluations: the share of its problems, and of the runs,
     that was answered, how many those are, and of a single one since which evaluation in a row."""
     right: dict[tuple[int, str], list[int]] = defaultdict(list)

@@ -26,11 +26,11 @@ def curves(group: str, logs: Sequence[Sequence[Mapping]], keys: Iterable[str]) -
             values = [of_run[step].get(key) for of_run in by_step if key in of_run[step]]
             if len(values) < len(logs):
                 continue
-            known = None not in values
-            row[key] = rounded(fmean(values)) if known else None
-            if known and len(logs) > 1:
-                row[f"{key} low"] = rounded(min(values))
-                row[f"{key} high"] = rounded(max(values))
+            known = [value for value in values if value is not None]
+            row[key] = rounded(fmean(known)) if len(known) == len(logs) else None
+            if len(known) == len(logs) > 1:
+                row[f"{key} low"] = rounded(min(known))
+                row[f"{key} high"] = rounded(max(known))
         rows.append(row)
     return rows
 

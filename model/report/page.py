@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from custom_types import TASKS
-from model.report.charts import CONFIG, Panel, curve_chart, known_series, pointer
+from model.report.charts import CONFIG, TITLE, Panel, curve_chart, known_series, pointer
 from model.report.curves import curves
-from model.report.data import Run
+from model.run.finished import FinishedRun
 
 # What a chart needs to be as wide as its place on the page.
 FITTED = {
@@ -17,7 +17,7 @@ FITTED = {
     "config": {
         **CONFIG,
         "font": "system-ui, sans-serif",
-        "title": {**CONFIG["title"], "limit": 330},
+        "title": {**TITLE, "limit": 330},
     },
 }
 
@@ -26,7 +26,7 @@ class Page:
     """Sections of text, tables and charts, and the data that the charts name. grouped: the runs, by the
     names of their groups."""
 
-    def __init__(self, grouped: Mapping[str, Sequence[Run]]):
+    def __init__(self, grouped: Mapping[str, Sequence[FinishedRun]]):
         self.grouped = grouped
         self.several_runs = any(len(runs) > 1 for runs in grouped.values())
         self.html: list[str] = []
@@ -63,7 +63,7 @@ class Page:
         self.html.append(f'<div class="charts {kind}">{"".join(places)}</div>')
 
     def add_curves(
-        self, data: str, rows: Callable[[Run], Sequence[Mapping]], keys: Iterable[str]
+        self, data: str, rows: Callable[[FinishedRun], Sequence[Mapping]], keys: Iterable[str]
     ) -> None:
         """Data of a row a step and group, from what `rows` gives of each run."""
         self.data[data] = [

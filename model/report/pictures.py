@@ -15,8 +15,9 @@ from custom_types import CELLS, TASKS
 from model.report.charts import CONFIG, bar_chart, curve_chart, known_series, proposal_maps
 from model.report.curriculum import Grid, proposals
 from model.report.curves import curves
-from model.report.data import Run, common_args, read_runs
+from model.report.data import common_args
 from model.report.panels import curriculum_panels, reward_panels
+from model.run.finished import FinishedRun, read_runs
 from model.run.outputs import PICTURE
 from prime_inversion import primes_between
 
@@ -45,7 +46,7 @@ def save_plots(run_dirs: Sequence[str | Path], folder: str | Path) -> list[Path]
     return written
 
 
-def save_curriculum(run: Run, path: Path) -> None:
+def save_curriculum(run: FinishedRun, path: Path) -> None:
     """What a run's proposer proposed, and when: over steps, and below that in each phase."""
     panels = curriculum_panels(run.args)
     keys = [key for panel in panels for key in panel.series.values()]

@@ -17,7 +17,7 @@ import vl_convert
 from constants import LAST_EVALUATIONS
 from model.report.charts import Panel, proposal_maps, solve_rate_chart, solved_map, stack_chart
 from model.report.curriculum import Grid, learnability, proposals, solve_rates, solved
-from model.report.data import Run, common_args, groups, read_runs, run_row, transcripts
+from model.report.data import common_args, groups, run_row, transcripts
 from model.report.page import Page
 from model.report.panels import (
     LEARNABILITY,
@@ -28,6 +28,7 @@ from model.report.panels import (
     curriculum_panels,
     reward_panels,
 )
+from model.run.finished import FinishedRun, read_runs
 from prime_inversion import primes_between
 from utils.files import replace_text
 
@@ -37,7 +38,7 @@ TEMPLATE = Path(__file__).with_name("report.html")
 @cache  # 1.6 seconds each time
 def _scripts() -> str:
     """Vega, Vega-Lite and Vega-Embed, as an HTML script may hold them."""
-    return vl_convert.javascript_bundle().replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")
 
 
 def save_report(run_dirs: Sequence[str | Path], path: Path) -> Path:
@@ -162,5 +163,5 @@ def _time(page: Page) -> None:
         page.side_by_side([*charts, *page.curves([SPEED])])
 
 
-def _grid(runs: Sequence[Run]) -> Grid:
+def _grid(runs: Sequence[FinishedRun]) -> Grid:
     return Grid(primes_between(runs[0].args["min_prime"], runs[0].args["max_prime"]))

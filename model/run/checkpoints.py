@@ -3,6 +3,9 @@
 Each is a folder, written under a hidden name on the same file system, synced and then renamed, with a
 `manifest.json` of the size and SHA-256 of every other file in it. A process that dies anywhere leaves
 the checkpoints that were there before. Reading one executes nothing: it is safetensors and JSON.
+
+    checkpoints = Checkpoints(run_dir / "checkpoints", keep=2)
+    checkpoints.save(100, fill, size, best=60)  # step_000100; `latest` names it, `best` step_000060
 """
 
 import hashlib
@@ -16,9 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from model.run.layout import BEST, LATEST
 from utils.files import hidden, is_litter, replace_text, sync
 
-LATEST, BEST = "latest", "best"
 MANIFEST, VALUES, TENSORS = "manifest.json", "trainer.json", "trainer.safetensors"
 TENSOR = "tensor "  # in front of a tensor's name, where trainer.json leaves one out
 SLACK = 2**20  # bytes beside weights and state: tokenizer, configuration, manifest
@@ -29,23 +32,26 @@ class CheckpointError(Exception):
 
 
 class Checkpoints:
-    """`step_NNNNNN` folders of one run, and the text files `latest` and `best`, which name two of them."""
+    """The `step_NNNNNN` folders of one run, and the text files `latest` and `best`, which name two of
+    them. keep: how many of the newest are kept; the best is kept too."""
 
     def __init__(self, folder: Path, keep: int):
         self.folder, self.keep = folder, keep
 
     def path(self, step: int) -> Path:
+        """The folder of the checkpoint of a step, whether it is there or not."""
         return self.folder / f"step_{step:06d}"
 
     def steps(self) -> list[int]:
-        """Of every checkpoint that has its name, the first one first."""
+        """The steps of all folders that are named as checkpoints, ascending. A damaged one counts."""
         found = (path.name.removeprefix("step_") for path in self.folder.glob("step_*"))
         numbers = sorted({int(step) for step in found if step.isdecimal()})
         return [step for step in numbers if self.path(step).is_dir()]
 
     def save(self, step: int, fill: Callable[[Path], None], size: int, best: int | None) -> Path:
-        """Write the checkpoint of `step` and settle on it. fill: writes into the folder that it is given
-        about `size` bytes. Raises CheckpointError; the ones before are still there then."""
+        """Write the checkpoint of `step` and settle on it. fill: writes about `size` bytes into the folder
+        that it is given. best: the step of the best checkpoint. Raises CheckpointError; the checkpoints
+        before are still there then."""
         folder = self.path(step)
         try:
             self.require_room(size)
@@ -56,7 +62,7 @@ class Checkpoints:
         return folder
 
     def require_room(self, size: int) -> None:
-        """Raise CheckpointError unless the file system has `size` free bytes, and some."""
+        """Raise CheckpointError unless the file system has `size` free bytes, and `SLACK` more."""
         free = shutil.disk_usage(self.folder).free
         if free < size + SLACK:
             raise CheckpointError(
@@ -65,9 +71,9 @@ class Checkpoints:
             )
 
     def settle(self, latest: int, best: int | None) -> None:
-        """Have `latest` and `best` name these steps, each the old one or the new one at any moment, and
-        delete what is neither among the newest nor the best, nor complete. What cannot be deleted now
-        is tried again the next time."""
+        """Have `latest` and `best` name these steps, each the old one or the new one at any moment. Delete
+        older checkpoints, and what a process that died has left half written or half deleted. What
+        cannot be deleted now is tried again the next time."""
         replace_text(self.folder / LATEST, self.path(latest).name)
         if best is None or not self.path(best).is_dir():
             (self.folder / BEST).unlink(missing_ok=True)
@@ -79,19 +85,23 @@ class Checkpoints:
                 with suppress(OSError):
                     self.path(old).rename(hidden(self.path(old)))
         for name in ("step_*", LATEST, BEST):
-            for partial in self.folder.glob(hidden(Path(name)).name):
-                if partial.is_dir() and not partial.is_symlink():
-                    shutil.rmtree(partial, ignore_errors=True)
+            for leftover in self.folder.glob(hidden(Path(name)).name):
+                if leftover.is_dir() and not leftover.is_symlink():
+                    shutil.rmtree(leftover, ignore_errors=True)
                 else:
-                    partial.unlink(missing_ok=True)
+                    leftover.unlink(missing_ok=True)
 
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest complete checkpoint, None if there is none, and a sentence on each newer one."""
-        found = [(step, 1, self.path(step)) for step in self.steps()]
-        copied, skipped = self.copied_step(), []
+        candidates = [(step, self.path(step)) for step in self.steps()]
+        copied = self.copied_step()
         if copied is not None:
-            found.append((copied, 0, self.folder / BEST))
-        for *_, folder in sorted(found, reverse=True):
+            candidates.append((copied, self.folder / BEST))
+        candidates.sort(
+            key=lambda candidate: candidate[0], reverse=True
+        )  # a copy after its original
+        skipped: list[str] = []
+        for _, folder in candidates:
             reason = damage(folder)
             if reason is None:
                 return folder, skipped
@@ -99,8 +109,8 @@ class Checkpoints:
         return None, skipped
 
     def copied_step(self) -> int | None:
-        """The step of the checkpoint that the folder `best` is. It was a link once, and a copy of a run
-        that follows links makes a folder of it. None where it is none."""
+        """The step of the checkpoint that `best` holds where it is a folder, else None. In older versions
+        it was a link, of which a copy of the run that follows links makes a folder."""
         try:
             if (self.folder / BEST).is_symlink():
                 return None
@@ -110,21 +120,25 @@ class Checkpoints:
         return step if type(step) is int else None
 
     def unfold_best(self, aside: Callable[[], Path]) -> None:
-        """Where `best` is a folder, make room for the file: it becomes the checkpoint that it is a copy
-        of, or is deleted where that one is there too. aside: a folder for what is neither."""
+        """Where `best` is a folder, make room for the file. A copy is deleted where the checkpoint is there
+        too, and takes the checkpoint's name where that is missing or damaged. Anything else is moved
+        into the folder that `aside` makes."""
         copy, step = self.folder / BEST, self.copied_step()
         if copy.is_symlink() or not copy.is_dir():
             return
-        own = copy if step is None or damage(copy) is not None else self.path(step)
-        if _repeats(copy, own):
+        if step is None or damage(copy) is not None:
+            move(copy, aside())
+            return
+        original = self.path(step)
+        if _repeats(copy, original):
             shutil.rmtree(copy)
             return
-        if own != copy and own.exists() and damage(own) is not None:
-            move(own, aside())
-        if own.exists():
+        if original.exists() and damage(original) is not None:
+            move(original, aside())
+        if original.exists():
             move(copy, aside())
         else:
-            copy.rename(own)
+            copy.rename(original)
 
 
 def move(file: Path, folder: Path) -> None:
@@ -132,11 +146,12 @@ def move(file: Path, folder: Path) -> None:
     shutil.move(file, folder / file.name, copy_function=shutil.copyfile)
 
 
-def _repeats(copy: Path, own: Path) -> bool:
-    """Whether a complete checkpoint is in another folder too, with every file but litter."""
-    if copy == own or damage(own) is not None:
+def _repeats(copy: Path, original: Path) -> bool:
+    """Whether a complete checkpoint's original is complete too, and the copy has nothing that it lacks,
+    litter aside."""
+    if damage(original) is not None:
         return False
-    manifest = (own / MANIFEST).read_bytes()
+    manifest = (original / MANIFEST).read_bytes()
     listed = {MANIFEST, *json.loads(manifest)}
     found = {path.relative_to(copy).as_posix() for path in _files(copy)}
     return found <= listed and (copy / MANIFEST).read_bytes() == manifest
@@ -149,6 +164,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _write(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Make a checkpoint that is not there before it is complete. Raises OSError or SafetensorError."""
     partial = hidden(folder)
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -201,11 +217,14 @@ def save_state(folder: Path, state: Mapping) -> None:
     tensors: dict[str, torch.Tensor] = {}
 
     def plain(value, name: str):
+        """`value` in JSON's types, each tensor replaced by its name. name: the path to the value."""
         if isinstance(value, torch.Tensor):
             tensors[name] = value.detach().cpu().contiguous()
             return TENSOR + name
         if isinstance(value, Mapping):
-            return {str(key): plain(own, f"{name}/{key}".lstrip("/")) for key, own in value.items()}
+            return {
+                str(key): plain(inner, f"{name}/{key}".lstrip("/")) for key, inner in value.items()
+            }
         return value
 
     text = json.dumps(plain(state, ""), ensure_ascii=False)
@@ -214,7 +233,7 @@ def save_state(folder: Path, state: Mapping) -> None:
 
 
 def load_values(folder: Path) -> dict:
-    """What `save_state` wrote, with the names of its tensors in their place. Raises CheckpointError."""
+    """What `save_state` wrote, with the tensors' names in their place. Raises CheckpointError."""
     try:
         values = json.loads((folder / VALUES).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -233,9 +252,12 @@ def load_state(folder: Path) -> dict:
         raise CheckpointError(f"{folder / TENSORS}: cannot be read ({error})") from error
 
     def whole(value):
+        """`value` with each name of a tensor replaced by the tensor."""
         if isinstance(value, str) and value in tensors:
             return tensors[value]
-        return {key: whole(own) for key, own in value.items()} if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            return {key: whole(inner) for key, inner in value.items()}
+        return value
 
     return whole(load_values(folder))
 

@@ -1,37 +1,19 @@
-"""What the commands that read runs share: flags refused in one sentence, and where they may write.
+"""Where commands may write.
 
 A command replaces what it made itself, which a mark in the file tells, and nothing else; and it writes
-into no run directory but what belongs there.
+nothing into a run directory that does not belong there.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from model.flags import ArgumentError, is_text, shown
+from model.flags import ArgumentError
+from model.run.finished import is_run
 
 PICTURE = "absolute-zero-prime-inversion"  # the `Software` of a PNG file of ours
 PAGE = "<title>Self-play report: "
 READ = 4096  # bytes of a file, in which a mark is
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises ArgumentError, a sentence, where a command line is wrong."""
-
-    def __init__(self, **texts):
-        super().__init__(allow_abbrev=False, **texts)
-
-    def parse_args(self, args=None, namespace=None):
-        for word in args or ():
-            if not is_text(word):
-                raise ArgumentError(
-                    f"{shown(word)}: must be text in UTF-8 without control characters"
-                )
-        return super().parse_args(args, namespace)
-
-    def error(self, message):
-        raise ArgumentError(message.removeprefix("argument "))
 
 
 def output_file(given: str | Path, mark: str | None = None) -> Path:
@@ -83,11 +65,6 @@ def _require_writable(folder: Path, given: str | Path) -> None:
         raise ArgumentError(
             f"--output {given}: must be a folder that can be written ({error.strerror})"
         ) from error
-
-
-def is_run(folder: str | Path) -> bool:
-    """Whether a folder is that of a run."""
-    return (Path(folder) / "metrics.jsonl").is_file()
 
 
 def _is_free(file: Path, mark: str | None) -> bool:

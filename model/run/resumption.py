@@ -1,21 +1,29 @@
-"""What `--resume` goes on with."""
+"""What `--resume` means: arguments go in; the run, its checkpoint and the arguments it has come out.
 
-from dataclasses import dataclass
+Nothing is written here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from model.args import CHANGEABLE, NEWEST, AZRArgs
-from model.run.checkpoints import BEST, LATEST, Checkpoints, damage, load_values
-from model.run.directory import CONFIG, read_config, run_path
+from model.args import CHANGEABLE, NEWEST, ArgumentError, AZRArgs, given_values
+from model.flags import flag_name, shown
+from model.policy.language import same_model
+from model.run.checkpoints import Checkpoints, damage, load_values
+from model.run.directory import run_path
+from model.run.finished import FinishedRun
+from model.run.layout import BEST, CHECKPOINTS, CONFIG, LATEST
 from model.run.logs import log_damage
 from model.run.rows import RunDirectoryError, arguments
 
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run to go on with.
+    """A run to continue.
 
-    checkpoint: to go on from; None where the run has none yet and starts again. step: the
-    checkpoint's, or 0. saved: the arguments it was started with; None where it did not get that far.
+    checkpoint: where to continue from; None where the run has none yet and starts from step 0. step:
+    the checkpoint's, or 0. saved: the arguments of the run; None where it did not get that far.
     skipped: a sentence on each newer checkpoint that is damaged, and on a damaged config.json.
     """
 
@@ -27,34 +35,18 @@ class Resumption:
 
 
 def find_resumption(args: AZRArgs) -> Resumption:
-    """The run and the checkpoint that `args.resume` means. Only reads. Raises RunDirectoryError, also
-    where the logs are not those that the checkpoint was written beside, and CheckpointError."""
-    flag = "--resume" if args.resume == NEWEST else f"--resume {args.resume}"
-    named = run_path(args) if args.run_dir or args.run_name else None
-    if args.resume == NEWEST and named is None:
-        raise RunDirectoryError(f"{flag}: needs --run-dir, --run-name or the path of a checkpoint")
-    chosen = named if args.resume == NEWEST else _pointed_at(Path(args.resume).resolve())
-    skipped: list[str] = []
-    if args.resume == NEWEST or (chosen / "checkpoints").is_dir():
-        run_dir = chosen
-        checkpoint, skipped = Checkpoints(run_dir / "checkpoints", keep=1).newest()
-        if checkpoint is None and skipped:
-            raise RunDirectoryError(f"{flag}: no checkpoint is complete: {'; '.join(skipped)}")
-    else:
-        run_dir, checkpoint, reason = chosen.parent.parent, chosen, damage(chosen)
-        if reason is None and chosen.parent.name != "checkpoints":
-            reason = "it is not in the checkpoints folder of its run"
-        if reason is not None:
-            raise RunDirectoryError(f"{flag}: must be a checkpoint or a run directory; {reason}")
-    if named is not None and named.resolve() != run_dir.resolve():
-        raise RunDirectoryError(f"{flag}: goes on in {run_dir}; --run-dir must be that or left out")
-    config, where = None, f"{run_dir}/{CONFIG}"
+    """The run and the checkpoint that `args.resume` means. Raises RunDirectoryError, also where the
+    logs are not those that the checkpoint was written beside, and CheckpointError."""
+    run_dir, checkpoint, skipped = _find_checkpoint(args)
+    config = None
     try:
-        config = read_config(run_dir)["args"] if (run_dir / CONFIG).exists() else None
+        if (run_dir / CONFIG).exists():
+            config = FinishedRun(run_dir).config["args"]
     except RunDirectoryError as error:
         if checkpoint is None:  # nothing else knows what run this is
             raise
         skipped.append(f"{error}; the arguments are the checkpoint's")
+    where = f"{run_dir}/{CONFIG}"
     if checkpoint is None:
         if config is not None:
             arguments(config, where)
@@ -65,6 +57,38 @@ def find_resumption(args: AZRArgs) -> Resumption:
     if reason is not None:
         raise RunDirectoryError(reason)
     return Resumption(run_dir, checkpoint, values["step"], saved, tuple(skipped))
+
+
+def _find_checkpoint(args: AZRArgs) -> tuple[Path, Path | None, list[str]]:
+    """The folder of the run, the checkpoint or None where it has none yet, and a sentence on each newer
+    checkpoint that is damaged. Raises RunDirectoryError."""
+    assert args.resume is not None
+    flag = "--resume" if args.resume == NEWEST else f"--resume {args.resume}"
+    named = run_path(args) if args.run_dir or args.run_name else None
+    if args.resume != NEWEST:
+        chosen = _pointed_at(Path(args.resume).resolve())
+    elif named is not None:
+        chosen = named
+    else:
+        raise RunDirectoryError(f"{flag}: needs --run-dir, --run-name or the path of a checkpoint")
+    skipped: list[str] = []
+    checkpoint: Path | None
+    if args.resume == NEWEST or (chosen / CHECKPOINTS).is_dir():
+        run_dir = chosen
+        checkpoint, skipped = Checkpoints(run_dir / CHECKPOINTS, keep=1).newest()
+        if checkpoint is None and skipped:
+            raise RunDirectoryError(f"{flag}: no checkpoint is complete: {'; '.join(skipped)}")
+    else:
+        run_dir, checkpoint, reason = chosen.parent.parent, chosen, damage(chosen)
+        if reason is None and chosen.parent.name != CHECKPOINTS:
+            reason = "it is not in the checkpoints folder of its run"
+        if reason is not None:
+            raise RunDirectoryError(f"{flag}: must be a checkpoint or a run directory; {reason}")
+    if named is not None and named.resolve() != run_dir.resolve():
+        raise RunDirectoryError(
+            f"{flag}: continues the run in {run_dir}; --run-dir must be that or left out"
+        )
+    return run_dir, checkpoint, skipped
 
 
 def _pointed_at(path: Path) -> Path:
@@ -78,13 +102,41 @@ def _pointed_at(path: Path) -> Path:
 
 
 def _with_changes(saved: dict, config: dict, where: str) -> dict:
-    """The arguments that a checkpoint saved, with those that may change as config.json has them: the
-    command that wrote it last decided them. Raises RunDirectoryError where another one differs."""
+    """The arguments that a checkpoint saved, but the changeable ones as config.json has them: the last
+    command that wrote it decided them. Raises RunDirectoryError where another one differs."""
     for name, value in config.items():
         if name not in CHANGEABLE and name in saved and saved[name] != value:
             raise RunDirectoryError(
                 f"{where}: has {name} {value}, and must have {saved[name]}, as the checkpoint has"
             )
-    changed = {**saved, **{name: v for name, v in config.items() if name in CHANGEABLE}}
+    changed = saved | {name: value for name, value in config.items() if name in CHANGEABLE}
     arguments(changed, where)
     return changed
+
+
+def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) -> AZRArgs:
+    """The arguments `saved` by the run in `run_dir`, which has done `steps` steps, with what a command
+    line changes of them. Raises ArgumentError for a flag that would make it another run."""
+    given = given_values(argv)
+    odd = {item.name for item in fields(AZRArgs)} ^ set(saved)
+    if odd:
+        raise ArgumentError(
+            f"--resume: {run_dir} is a run of another version of this program; they differ in "
+            f"{', '.join(sorted(odd))}"
+        )
+    if "model" in given and same_model(given["model"], saved["model"]):
+        del given["model"]  # by another path
+    for item in fields(AZRArgs):
+        name, was = item.name, saved[item.name]
+        if given.get(name, was) != was and name not in CHANGEABLE:
+            raise ArgumentError(
+                f"{flag_name(name)} {shown(given[name])}: must be {shown(was)}, as in the run that goes on"
+            )
+    place = dict(run_dir=run_dir, run_name=None, resume=given["resume"])
+    args = AZRArgs(**{**saved, **given, **place})
+    if args.total_steps < steps:
+        raise ArgumentError(
+            f"--total-steps {args.total_steps}: must be at least {steps}, the steps that the run has "
+            f"done"
+        )
+    return args

@@ -1,36 +1,39 @@
-"""What is read of a run is checked: text goes in, rows and arguments come out, or a sentence on what is
-wrong with the file. An editor, a copy that was cut short or another program may have been at it.
+"""Checks what is read of a run: text goes in; rows and arguments come out, or RunDirectoryError with a
+sentence on what is wrong with the file. An editor may have changed it, or a copy may be cut off.
 """
 
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from typing import Any
 
 from custom_types import TASKS
 from model.args import ArgumentError, AZRArgs
+from model.run.layout import EVALUATIONS, PROBLEMS
 from prime_inversion import primes_between
 
 MEASURED = ("step_time", "time/", "perf/", "eval/accuracy", "skipped_updates")  # never null
-ITEMS = {"problems.jsonl": 5, "evaluations.jsonl": 4}  # numbers in an item: [x, y, p, ...]
+ITEMS = {PROBLEMS: 5, EVALUATIONS: 4}  # numbers in an item: [x, y, p, ...]
 
 
 class RunDirectoryError(Exception):
     """A run directory that cannot be used; the message is one sentence for the user."""
 
 
-class Row(dict):
-    """A JSON object of a file. What it lacks is missing there: RunDirectoryError, not KeyError."""
+class Row(dict[str, Any]):
+    """A JSON object of the file and line `where`. A key that is missing raises RunDirectoryError, which
+    names that file, and not KeyError."""
 
     def __init__(self, values: Mapping, where: str):
         super().__init__(values)
         self.where = where
 
-    def __missing__(self, key):
+    def __missing__(self, key: str):
         raise RunDirectoryError(f"{self.where}: has no {key}")
 
 
 def parse(text: str, where: str) -> Row:
-    """A JSON object, of the file and line `where`. Raises RunDirectoryError."""
+    """The JSON object that the file and line `where` holds. Raises RunDirectoryError."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -41,11 +44,10 @@ def parse(text: str, where: str) -> Row:
 
 
 def parse_log(text: str, where: str) -> list[Row]:
-    """The rows of a log, each with the step it is of; a last line without its end is no row yet. Raises
+    """The rows of a log, each of which has its step. A last line without its end is no row yet. Raises
     RunDirectoryError."""
-    whole = text.rpartition("\n")[0]
-    lines = enumerate(whole.split("\n"), 1) if whole else ()
-    rows = [parse(line, f"{where}, line {number}") for number, line in lines]
+    lines = text.split("\n")[:-1]
+    rows = [parse(line, f"{where}, line {number}") for number, line in enumerate(lines, 1)]
     for row in rows:
         if type(row["step"]) is not int or row["step"] < 0:
             raise RunDirectoryError(f"{row.where}: step must be a number of steps")
@@ -88,8 +90,8 @@ def check_problems(rows: Iterable[Row], name: str, args: Mapping) -> None:
 
 
 def arguments(saved: Mapping, where: str) -> Row:
-    """The arguments of a run, those that a run of an older version does not know with their defaults.
-    Raises RunDirectoryError for one that no run can have."""
+    """The arguments that a run saved, and the defaults of those that its version did not have. Raises
+    RunDirectoryError for a value that is not allowed."""
     known = {item.name for item in fields(AZRArgs)} & set(saved)
     try:
         args = AZRArgs(**{name: saved[name] for name in known})
@@ -98,5 +100,5 @@ def arguments(saved: Mapping, where: str) -> Row:
     return Row({**args.as_dict(), **saved}, where)
 
 
-def _is_number(value) -> bool:
+def _is_number(value: object) -> bool:
     return type(value) in (int, float)

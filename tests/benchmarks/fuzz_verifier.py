@@ -7,9 +7,9 @@ most time any took per kilobyte; exits 1 for an exception, a verdict the rules w
 than a millisecond per kilobyte.
 """
 
-import argparse
 import sys
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -18,7 +18,17 @@ sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 from helpers.hostile_text import hostile_text, judged
 
+from model.flags import ArgumentError, Flags, flag, parse
+
 MOST = 1.0  # milliseconds a kilobyte, of all six verdicts; what is shorter counts as a kilobyte
+
+
+@dataclass(frozen=True)
+class FuzzArgs(Flags):
+    """The command line."""
+
+    texts: int = flag(1_000_000, "how many texts are judged", least=1, most=10**9)
+    seed: int = flag(0, "seed of the texts", least=0)
 
 
 def milliseconds_a_kilobyte(text: str) -> float:
@@ -28,10 +38,11 @@ def milliseconds_a_kilobyte(text: str) -> float:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, default=1_000_000, help="how many [1000000]")
-    parser.add_argument("--seed", type=int, default=0, help="of the texts [0]")
-    given = parser.parse_args(argv)
+    try:
+        given = parse(FuzzArgs, argv, about=__doc__.splitlines()[0])
+    except ArgumentError as error:
+        print(error, file=sys.stderr)
+        return 2
     rng, verdicts, bad, worst, characters = Random(given.seed), Counter(), 0, 0.0, 0
     for number in range(given.texts):
         text = hostile_text(rng)

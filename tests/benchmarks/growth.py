@@ -8,12 +8,11 @@ the exponents of power laws fitted to them, and draws both; memory is what the s
 process's peak.
 """
 
-import argparse
 import json
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +25,8 @@ from helpers.trainers import trainer_of
 from throughput import last_line, peak_gigabytes
 
 from compute.metrics import token_count
-from model.args import ArgumentError, AZRArgs
+from model.args import AZRArgs
+from model.flags import ArgumentError, Flags, flag, parse
 from model.policy.load import load_policy
 from model.policy.warm_start import warm_start
 from model.report.charts import Panel, curve_chart
@@ -52,6 +52,15 @@ VALUE = {
     "n attempts": "n_attempts", LENGTH: "max_answer_tokens", "max prime": "max_prime",
 }  # fmt: skip
 MEASURED = {"tokens": "tokens a step", "seconds": "seconds a step", "memory": "memory, MB"}
+
+
+@dataclass(frozen=True)
+class GrowthArgs(Flags):
+    """The command line; its last two flags are for the processes that this one starts."""
+
+    output: str = flag("cost.png", "the picture")
+    prepare: str | None = flag(None, "write the weights of this point, which is JSON")
+    point: str | None = flag(None, "measure this point, which is JSON, and print JSON")
 
 
 def prepare(changes: dict, weights: str) -> None:
@@ -128,21 +137,18 @@ def draw(curves: dict[str, list[dict[str, float]]], path: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("cost.png"), help="the picture")
-    parser.add_argument("--prepare", type=json.loads, help="write the weights of a point")
-    parser.add_argument("--point", type=json.loads, help="measure this one here, and print JSON")
-    given = parser.parse_args(argv)
-    if given.prepare:
-        prepare(*given.prepare)
-        return 0
-    if given.point:
-        print("\n" + json.dumps(measure(*given.point)))
-        return 0
     try:
-        output_file(given.output, PICTURE)
+        given = parse(GrowthArgs, argv, about=__doc__.splitlines()[0])
+        if given.prepare is not None:
+            prepare(*json.loads(given.prepare))
+            return 0
+        if given.point is not None:
+            print("\n" + json.dumps(measure(*json.loads(given.point))))
+            return 0
+        output = output_file(given.output, PICTURE)
     except ArgumentError as error:
-        parser.error(str(error))
+        print(error, file=sys.stderr)
+        return 2
     curves = {curve: points_of(curve) for curve in CURVES}
     table = [
         {
@@ -167,7 +173,7 @@ def main(argv: list[str]) -> int:
     for row, points in zip(fitted, curves.values(), strict=True):
         row["seconds, the last two points"] = f"{exponent(points[-2:], 'seconds'):.2f}"
     print(markdown_table(fitted), end="")
-    draw(curves, given.output)
+    draw(curves, output)
     return 0
 
 

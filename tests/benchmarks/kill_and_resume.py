@@ -7,7 +7,6 @@ nothing. It is killed at a random call of a named function (or at a random momen
 killed again, and resumed until it is done. Prints a line for each and exits 1 if anything differs.
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -30,6 +30,7 @@ import model.recording.recorder
 import model.run.checkpoints
 from model import train
 from model.eval.evaluator import Evaluator
+from model.flags import ArgumentError, Flags, flag, parse
 from model.run.checkpoints import Checkpoints
 from model.run.directory import RunDirectory
 from model.run.logs import Log
@@ -55,6 +56,23 @@ POINTS = {
     "rotation": (shutil, "rmtree"),
     "plots": (model.recording.recorder, "save_plots"),
 }
+
+
+ANY_MOMENT = "a random moment"
+
+
+@dataclass(frozen=True)
+class KillArgs(Flags):
+    """The command line."""
+
+    kills: int = flag(50, "runs that are killed", least=1)
+    seed: int = flag(0, "seed of the moments", least=0)
+    points: tuple[str, ...] = flag(
+        (),
+        "where a run is killed; may be repeated [everywhere]",
+        choices=(ANY_MOMENT, *POINTS),
+        repeatable=True,
+    )
 
 
 def die() -> None:
@@ -136,12 +154,12 @@ def count_calls(run_dir: Path) -> tuple[dict[str, int], float]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=50, help="runs that are killed [50]")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments [0]")
-    points = ["a random moment", *POINTS]
-    parser.add_argument("--points", nargs="+", choices=points, default=points, help="where [all]")
-    given = parser.parse_args(argv)
+    try:
+        given = parse(KillArgs, argv, about=__doc__.splitlines()[0])
+    except ArgumentError as error:
+        print(error, file=sys.stderr)
+        return 2
+    points = given.points or (ANY_MOMENT, *POINTS)
     rng, folder = Random(given.seed), Path(tempfile.mkdtemp())
     calls, seconds = count_calls(folder / "whole")
     expected = contents(folder / "whole")
@@ -154,7 +172,7 @@ def main(argv: list[str]) -> int:
         argv = [*RUN, "--run-dir", str(run_dir)]
         once_more = True
         while once_more:
-            passed = [p for p in given.points if p not in POINTS or p in calls or log]
+            passed = [p for p in points if p not in POINTS or p in calls or log]
             point = passed[number % len(passed)] if not log else rng.choice(passed)
             if point in POINTS:
                 at = rng.randint(1, calls.get(point, 1))

@@ -11,19 +11,21 @@ Prints each as a multiple of the quiet run of what model/train.py sets with the 
 threads; medians over rounds, and the worst round, since how badly threads wait is chance.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
+from model.flags import ArgumentError, Flags, flag, parse
 from utils.tables import markdown_table
 from utils.threads import CHOSEN, spare_neighbours
 
@@ -36,6 +38,15 @@ WAYS = {
 THREADS = (1, CORES, 2 * CORES)
 WARM_UP, STEPS = 2, 12
 LIMIT = 90.0  # seconds that the steps of one run may take
+
+
+@dataclass(frozen=True)
+class NeighbourArgs(Flags):
+    """The command line; its last flag is for the processes that this one starts."""
+
+    rounds: int = flag(3, "how often everything is measured", least=1, most=100)
+    output: str | None = flag(None, "file for the seconds of every round, as JSON")
+    measure: bool = flag(False, "measure here, and print the seconds of a step")
 
 
 def measure() -> float:
@@ -88,15 +99,15 @@ def run(way: str, threads: int, busy: bool) -> float:
     return float(result.stdout.splitlines()[-1])
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--rounds", type=int, default=3, choices=range(1, 101), metavar="N")
-    parser.add_argument("--output", type=Path, help="keep every round's seconds, as JSON")
-    parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
+def main(argv: Sequence[str]) -> int:
+    try:
+        given = parse(NeighbourArgs, argv, about=__doc__.splitlines()[0])
+    except ArgumentError as error:
+        print(error, file=sys.stderr)
+        return 2
     if given.measure:
         print(measure())
-        return
+        return 0
     found: dict[tuple[str, int, bool], list[float]] = {}
     for number in range(given.rounds):
         for threads in THREADS:
@@ -115,10 +126,12 @@ def main() -> None:
             rows.append(row)
     print(f"{CORES} cores; 1.00 is {reference:.3f} seconds a step")
     print(markdown_table(rows))
-    if given.output:
+    if given.output is not None:
         named = {f"{way}, {n} threads, {'busy' if b else 'quiet'}": own for (way, n, b), own in found.items()}  # fmt: skip
-        given.output.write_text(json.dumps(named, indent=1) + "\n", encoding="utf-8")
+        text = json.dumps(named, indent=1) + "\n"
+        Path(given.output).write_text(text, encoding="utf-8")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

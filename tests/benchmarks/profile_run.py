@@ -21,14 +21,16 @@ from transformers.models.llama.modeling_llama import LlamaModel
 from transformers.models.qwen2.modeling_qwen2 import Qwen2Model
 from transformers.utils import logging as transformers_logging
 
+import model.engine.decoding
 import model.engine.shared
-import model.inference
 import model.trainer
 from model import train
-from model.args import parse_args
-from model.engine.shared import Decoding
+from model.args import ArgumentError, parse_args
+from model.engine.decoding import Decoding
+from model.engine.shared import SharedEngine
 from model.eval.evaluator import Evaluator
 from model.optimizer import StepGuard
+from model.policy.language import language
 from model.recording.recorder import Recorder
 from model.trainer import AZRTrainer
 from utils.tables import markdown_table
@@ -48,9 +50,9 @@ PARTS = [  # where a function is looked up, its name, the part of the run that i
     (Recorder, "checkpoint", "checkpoints"),
 ]
 INSIDE = [
-    (model.inference, "prefill"),
-    (model.inference, "sample_tokens"),
-    (model.inference, "_score"),
+    (model.engine.shared, "prefill"),
+    (model.engine.shared, "sample_tokens"),
+    (SharedEngine, "score"),
     (Decoding, "extend"),
     (StepGuard, "step"),
     (Accelerator, "backward"),
@@ -58,7 +60,8 @@ INSIDE = [
     (LlamaModel, "forward"),
     (Qwen2Model, "forward"),
 ]
-OUTSIDE = [(model.engine.shared, "fill_rows"), (model.engine.shared, "pack")]  # of what is inside
+# Of what is inside.
+OUTSIDE = [(model.engine.decoding, "fill_rows"), (model.engine.decoding, "pack")]
 
 
 class Clock:
@@ -96,16 +99,23 @@ class Clock:
 def main(argv: list[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    clock = Clock()
-    clock.around(train, "_loop", REST)
-    for place in PARTS:
-        clock.around(*place)
-    for owner, name in INSIDE:
-        clock.around(owner, name, inside=True)
-    for owner, name in OUTSIDE:
-        clock.around(owner, name)
     with tempfile.TemporaryDirectory() as folder:
-        train.train(parse_args([*argv, "--run-dir", f"{folder}/run", "--quiet"]))
+        try:
+            args = parse_args(
+                [*argv, "--run-dir", f"{folder}/run", "--quiet"], language_of=language
+            )
+        except ArgumentError as error:
+            print(error, file=sys.stderr)
+            return 2
+        clock = Clock()
+        clock.around(train, "_loop", REST)
+        for place in PARTS:
+            clock.around(*place)
+        for owner, name in INSIDE:
+            clock.around(owner, name, inside=True)
+        for owner, name in OUTSIDE:
+            clock.around(owner, name)
+        train.train(args)
     clock.charge()
     spent = {key: seconds for key, seconds in clock.spent.items() if key[0] != START}
     total = sum(spent.values())

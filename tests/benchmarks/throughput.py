@@ -12,14 +12,13 @@ matrix products of this side's step would take at the rate of this machine's bes
 and how far the gradients are apart that both sides compute of the same completions.
 """
 
-import argparse
 import json
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, median
@@ -33,10 +32,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from constants import SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy, TaskType
-from model.args import ArgumentError, AZRArgs
+from model.args import AZRArgs
+from model.flags import ArgumentError, Flags, flag, parse
 from model.policy.load import load_policy
 from model.policy.warm_start import warm_start
-from model.presets import preset
+from model.presets import language_by_name, preset
 from model.run.outputs import output_file
 from prompts import CHAT
 from utils.allocator import keep_freed_memory
@@ -60,7 +60,7 @@ WORDY = (
 
 def load(work: str, minibatches: int) -> tuple[Policy, AZRArgs]:
     """What both sides start from."""
-    given = {**preset(work), **WORKS[work], **COMMON, "minibatches": minibatches}
+    given = {**preset(language_by_name(work)), **WORKS[work], **COMMON, "minibatches": minibatches}
     args = AZRArgs(model=work, **given)
     policy = load_policy(args)
     if args.warm_starts:
@@ -120,9 +120,25 @@ def trl_side(work: str, minibatches: int, steps: int) -> dict:
 SIDES: dict[str, Callable[[str, int, int], dict]] = {"own": own_side, "trl": trl_side}
 
 
-def measured(side: str, args: argparse.Namespace) -> dict:
+@dataclass(frozen=True)
+class ThroughputArgs(Flags):
+    """The command line; its last flag is for the processes that this one starts."""
+
+    work: str = flag(TINY_MODEL, "what is measured", choices=tuple(WORKS))
+    minibatches: int = flag(1, "optimizer steps in a self-play step", least=1)
+    steps: int | None = flag(None, "steps that are measured [20, smollm2: 5]", least=5)
+    against: str | None = flag(None, f"measure this one too; pip install {TRL}", choices=("trl",))
+    output: str | None = flag(None, "file for the figures of every step, as JSON")
+    side: str | None = flag(None, "measure this side here, and print JSON", choices=tuple(SIDES))
+
+    @property
+    def measured_steps(self) -> int:
+        return self.steps or {TINY_MODEL: 20, SMOLLM2_MODEL: 5}[self.work]
+
+
+def measured(side: str, args: ThroughputArgs) -> dict:
     """What a process of its own measures of a side, without the steps of warming up."""
-    settings = ["--minibatches", str(args.minibatches), "--steps", str(args.steps)]
+    settings = ["--minibatches", str(args.minibatches), "--steps", str(args.measured_steps)]
     result = json.loads(last_line(__file__, "--work", args.work, "--side", side, *settings))
     return {**result, "steps": result["steps"][WARM_UP:]}
 
@@ -171,32 +187,18 @@ def _spread(values: list[float]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", choices=WORKS, default=TINY_MODEL)
-    parser.add_argument(
-        "--minibatches", type=int, default=1, help="optimizer steps a self-play step [1]"
-    )
-    parser.add_argument("--steps", type=int, help="that are measured, at least 5 [20, smollm2: 5]")
-    parser.add_argument("--against", choices=["trl"], help=f"pip install {TRL}")
-    parser.add_argument("--output", type=Path, help="also write every step's figures, as JSON")
-    parser.add_argument("--side", choices=SIDES, help="measure this one here, and print JSON")
-    args = parser.parse_args(argv)
-    args.steps = args.steps or {TINY_MODEL: 20, SMOLLM2_MODEL: 5}[args.work]
-    if args.steps < 5 or args.minibatches < 1:
-        parser.error(
-            f"--steps {args.steps} --minibatches {args.minibatches}: must be at least 5 and 1"
-        )
-    if args.side:
-        result = SIDES[args.side](args.work, args.minibatches, WARM_UP + args.steps)
+    try:
+        args = parse(ThroughputArgs, argv, about=__doc__.splitlines()[0])
+        if args.against and not find_spec("trl"):
+            raise ArgumentError(f"--against trl: must be installed; pip install {TRL}")
+        output = None if args.output is None else output_file(args.output)
+    except ArgumentError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if args.side is not None:
+        result = SIDES[args.side](args.work, args.minibatches, WARM_UP + args.measured_steps)
         print("\n" + json.dumps(result))
         return 0
-    if args.against and not find_spec("trl"):
-        parser.error(f"--against trl: TRL is not installed; pip install {TRL}")
-    if args.output:
-        try:
-            output_file(args.output)
-        except ArgumentError as error:
-            parser.error(str(error))
     names = ["own", *([args.against] if args.against else [])]
     results = {name: measured(name, args) for name in names}
     print(table(results), end="")
@@ -209,8 +211,8 @@ def main(argv: list[str]) -> int:
             )
         if "gradient_difference" in result:
             print(f"\nrelative difference of the gradients: {result['gradient_difference']:.1e}")
-    if args.output:
-        args.output.write_text(json.dumps({"work": args.work, **results}, indent=1) + "\n")
+    if output is not None:
+        output.write_text(json.dumps({"work": args.work, **results}, indent=1) + "\n")
     return 0
 
 

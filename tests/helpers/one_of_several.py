@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from helpers.trainers import SMALL, flat_gradient, untimed
 from model.args import AZRArgs
-from model.policy.load import build_tiny
+from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.trainer import AZRTrainer
 from utils.string_formatting import PromptRenderer
@@ -32,22 +32,23 @@ def main(folder: str, steps: str, *changes: str) -> None:
     warm_start(policy, renderer, AZRArgs(max_prime=13, warm_start_steps=30))
     trainer = AZRTrainer(policy, renderer, args, accelerator)
 
-    gradients, step = [], trainer.optimizer.step
+    gradients, step = [], trainer.learner.optimizer.step
 
     def keep_and_step():
         gradients.append(flat_gradient(trainer))
         step()
 
-    trainer.optimizer.step = keep_and_step
-    measured = [untimed(trainer.step()) for _ in range(int(steps))]
+    trainer.learner.optimizer.step = keep_and_step
+    done = [trainer.step() for _ in range(int(steps))]
+    last = done[-1].learned
     kept = {
         "gradient": gradients[0],
         "weights": [weight.detach() for weight in policy.model.parameters()],
         "problems": trainer.problems.state_dict(),
-        "advantages": trainer.advantages,
-        "texts": [item.rollout.text for item in trainer.scored],
-        "metrics": measured,
-        "updates": trainer.updates,
+        "advantages": last.advantages,
+        "texts": [item.rollout.text for item in last.scored],
+        "metrics": [untimed(step.metrics) for step in done],
+        "updates": trainer.learner.updates,
     }
     torch.save(kept, Path(folder) / f"{rank}.pt")
     accelerator.wait_for_everyone()

@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 from helpers.trainers import untimed
 from model import train
 from model.run.checkpoints import VALUES, damage
-from model.run.directory import SUPERSEDED
+from model.run.layout import SUPERSEDED
 
 # A short run of `tiny`.
 SMALL = [

@@ -1,31 +1,88 @@
-"""Small trainers, and what is compared of them, for several test files."""
+"""Small trainers, what is changed in them, and what is compared of them, for several test files."""
 
 import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
 
-from custom_types import Policy
+from custom_types import Policy, Round, Scored
 from model.args import AZRArgs
+from model.engine.shared import SharedEngine
+from model.learner import Learner
 from model.trainer import AZRTrainer
 from utils.string_formatting import PromptRenderer
 
 SMALL = dict(max_prime=13, batch_size=8, n_attempts=3, minibatches=4, warm_start_steps=0)
 
 
-def make_trainer(policy: Policy, trainer_class=AZRTrainer, **changes) -> AZRTrainer:
-    """A trainer of its own copy of a policy."""
+def make_trainer(
+    policy: Policy,
+    trainer_class: type[AZRTrainer] = AZRTrainer,
+    *,
+    learner: Callable[[Policy, AZRArgs, Accelerator], Learner] = Learner,
+    followed: Mapping[int, Counter] | None = None,
+    **changes,
+) -> AZRTrainer:
+    """A trainer of a copy of a policy. learner: what makes its learner. followed: as `AZRTrainer` has
+    it."""
     args = AZRArgs(**{**SMALL, **changes})
-    return trainer_of(replace(policy, model=copy.deepcopy(policy.model)), args, trainer_class)
+    policy = replace(policy, model=copy.deepcopy(policy.model))
+    return trainer_of(policy, args, trainer_class, learner=learner, followed=followed)
 
 
 def trainer_of(
-    policy: Policy, args: AZRArgs, trainer_class=AZRTrainer, accelerator: Accelerator | None = None
+    policy: Policy,
+    args: AZRArgs,
+    trainer_class: type[AZRTrainer] = AZRTrainer,
+    accelerator: Accelerator | None = None,
+    *,
+    learner: Callable[[Policy, AZRArgs, Accelerator], Learner] = Learner,
+    followed: Mapping[int, Counter] | None = None,
 ) -> AZRTrainer:
     """A trainer of the policy itself."""
     renderer = PromptRenderer.for_policy(policy, args)
-    return trainer_class(policy, renderer, args, accelerator or Accelerator(cpu=True))
+    accelerator = accelerator or Accelerator(cpu=True)
+    made = learner(policy, args, accelerator)
+    return trainer_class(policy, renderer, args, accelerator, learner=made, followed=followed)
+
+
+class EqualPay(AZRTrainer):
+    """Its environment pays 0.3 for whatever is written."""
+
+    def rollout_phase(self) -> Round:
+        played = super().rollout_phase()
+
+        def paid(scored: tuple[Scored, ...]) -> tuple[Scored, ...]:
+            return tuple(replace(item, reward=0.3) for item in scored)
+
+        return replace(played, proposals=paid(played.proposals), answers=paid(played.answers))
+
+
+def without_refill(policy: Policy, **changes) -> AZRTrainer:
+    """A trainer whose answers are the n attempts at this step's proposals: the buffer has nothing to fill
+    a batch up with."""
+    trainer = make_trainer(policy, **changes)
+    trainer.problems.sample_unsolved = lambda task, n: []
+    return trainer
+
+
+def with_engine(engine_class: type[SharedEngine]) -> Callable[..., Learner]:
+    """What makes a learner with another engine, for `make_trainer`."""
+
+    def learner(policy: Policy, args: AZRArgs, accelerator: Accelerator) -> Learner:
+        engine = engine_class(policy.model, policy.stop_ids, policy.pad_id)
+        return Learner(policy, args, accelerator, engine=engine)
+
+    return learner
+
+
+def keep_weights(trainer: AZRTrainer) -> None:
+    """From now on an update leaves the weights as they are, and its gradient stays: the next one's is
+    added to it."""
+    trainer.learner.optimizer.step = trainer.learner.optimizer.zero_grad = lambda: None
 
 
 def weights(trainer: AZRTrainer) -> list[torch.Tensor]:

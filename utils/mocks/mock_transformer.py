@@ -5,6 +5,8 @@ A real `PreTrainedModel` with real gradients, so that it goes through the same `
 cannot see a missing attention mask or a wrong position; tests of those use a small Qwen2.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel
@@ -16,7 +18,7 @@ class MockConfig(PreTrainedConfig):
 
     model_type = "mock_table"
 
-    def __init__(self, vocab_size: int = 8, **kwargs):
+    def __init__(self, vocab_size: int = 8, **kwargs: Any) -> None:
         self.vocab_size = vocab_size
         super().__init__(**kwargs)
 
@@ -24,11 +26,11 @@ class MockConfig(PreTrainedConfig):
 class MockBackbone(nn.Module):
     """Hidden state (batch, time, V) = the table's row of each token: already its logits."""
 
-    def __init__(self, config: MockConfig):
+    def __init__(self, config: MockConfig) -> None:
         super().__init__()
         self.table = nn.Embedding(config.vocab_size, config.vocab_size)
 
-    def forward(self, input_ids, attention_mask=None, position_ids=None, use_cache=None, **kwargs):
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPast:
         return BaseModelOutputWithPast(
             last_hidden_state=self.table(input_ids), past_key_values=DynamicCache()
         )
@@ -40,13 +42,13 @@ class MockTransformer(PreTrainedModel):
     config_class = MockConfig
     base_model_prefix = "model"
 
-    def __init__(self, config: MockConfig):
+    def __init__(self, config: MockConfig) -> None:
         super().__init__(config)
         self.model = MockBackbone(config)
         self.head = nn.Identity()
         self.post_init()
 
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Embedding):
             nn.init.zeros_(module.weight)
 
@@ -54,10 +56,10 @@ class MockTransformer(PreTrainedModel):
     def table(self) -> torch.Tensor:
         return self.model.table.weight
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         return self.head
 
-    def forward(self, input_ids, **kwargs):
+    def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> CausalLMOutputWithPast:
         output = self.model(input_ids)
         return CausalLMOutputWithPast(
             logits=self.head(output.last_hidden_state), past_key_values=output.past_key_values

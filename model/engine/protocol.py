@@ -1,0 +1,41 @@
+"""What an engine is: it samples responses to prompts, and it scores examples under the distribution it
+samples from. There are two: `plain`, the definition, and `shared`, which is fast and equal to it.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from torch import Tensor
+
+from custom_types import Example, MiniBatch, Response
+
+
+class Scores(NamedTuple):
+    """Of each response token of a MiniBatch, (n, length) float32 at least, in nats, 0 outside its
+    `response_mask`: its log-probability; the entropy of the choice that it was; and the entropy of the
+    choice among the tokens of at least some probability, which is what an entropy bonus is paid for."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    bonus: Tensor
+
+
+class Engine(Protocol):
+    """Made from a model, the ids that end a response, and the id that fills padded rows."""
+
+    def __init__(self, model, stop_ids: Sequence[int], pad_id: int): ...
+
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], uniform: Tensor, temperature: float
+    ) -> list[Response]:
+        """One response to each of n prompts, in order. uniform: (n, most tokens) in [0, 1); token t of
+        response i is drawn with the number [i, t], so no row depends on the others. Temperature 0 takes
+        the likeliest token. The model must be in eval mode."""
+
+    def batches(self, examples: Sequence[Example], max_tokens: int) -> list[MiniBatch]:
+        """All examples, collated so that no batch has more than `max_tokens` positions, or else one row
+        as long as the longest example."""
+
+    def score(self, batch: MiniBatch, temperature: float, floor: float = 0.0) -> Scores:
+        """How likely the stored responses are now, with gradient where gradients are on. floor: the
+        least probability of a token that the bonus counts."""

@@ -1,0 +1,43 @@
+"""Logits and uniform numbers in, tokens out; and from tokens to responses."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from custom_types import Response
+from model.engine.likelihood import log_normaliser, scaled
+
+
+def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """One token a row: inverse-distribution sampling, or the most likely one at temperature 0.
+
+    logits (rows, vocabulary) float, uniform (rows,) in [0, 1). Returns tokens (rows,) int64 and
+    their log-probabilities (rows,) float32 under the distribution they are drawn from.
+    """
+    if temperature == 0:
+        return logits.argmax(-1), logits.new_zeros(len(logits), dtype=torch.float32)
+    z = scaled(logits.float(), temperature)
+    cumulative = z.log_softmax(-1).exp().cumsum(-1)
+    total = cumulative[:, -1:]
+    # Strictly below the total, so that rounding never selects past the last possible token.
+    threshold = torch.minimum(
+        uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total))
+    )
+    tokens = torch.searchsorted(cumulative, threshold, right=True)
+    logprobs = z.gather(1, tokens) - log_normaliser(z)
+    return tokens.squeeze(1), logprobs.squeeze(1)
+
+
+def responses(tokens: Tensor, logprobs: Tensor, stop_ids: Sequence[int]) -> list[Response]:
+    """Rows (n, T) of sampled tokens and their log-probabilities, each up to and including its first
+    stop id."""
+    is_stop = torch.isin(tokens, torch.tensor(stop_ids, device=tokens.device))
+    finished = is_stop.any(1)
+    lengths = torch.where(finished, is_stop.int().argmax(1) + 1, tokens.shape[1])
+    return [
+        Response(tuple(ids[:length]), tuple(values[:length]), ended)
+        for ids, values, length, ended in zip(
+            tokens.tolist(), logprobs.tolist(), lengths.tolist(), finished.tolist(), strict=True
+        )
+    ]
