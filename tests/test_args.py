@@ -23,7 +23,6 @@ FIXED = (
 
 # A value other than the default for every field, as text and as it should arrive.
 OTHER_VALUES = {
-    "engine": ("plain", "plain"),
     "model": ("local/folder", "local/folder"), "run_dir": ("runs/a b", "runs/a b"),
     "run_name": ("first", "first"), "total_steps": ("7", 7), "seed": ("11", 11), "min_prime": ("7", 7),
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from helpers.run_contents import done_here
 from constants import ROOT
 from custom_types import CELLS
 from model.eval import baselines, collapse, plots, report
+from model.report.pictures import signed
 from model.run.layout import COMPARISON, REPORT
 from model.run.outputs import PAGE, PICTURE, output_file, output_folder
 
@@ -134,6 +136,30 @@ def test_somebodys_picture_is_not_drawn_over(half, tmp_path, capsys, name):
         f"--output {tmp_path}: must be a folder without {name}, unless this program made it"
     )
     assert files(tmp_path) == before
+
+
+def test_a_signed_picture_is_the_picture():
+    """Its pixels are those that were drawn, and each chunk of the file has the checksum that the PNG
+    specification asks for: CRC-32 of kind and content."""
+    chart = {"data": {"values": [{"a": 1}]}, "mark": "point", "encoding": {"x": {"field": "a"}}}
+    drawn = vl_convert.vegalite_to_png(chart)
+
+    def chunks(png: bytes) -> dict[bytes, bytes]:
+        found, at = {}, 8
+        while at < len(png):
+            length = int.from_bytes(png[at : at + 4], "big")
+            kind, content = png[at + 4 : at + 8], png[at + 8 : at + 8 + length]
+            checksum = int.from_bytes(png[at + 8 + length : at + 12 + length], "big")
+            assert checksum == zlib.crc32(kind + content)
+            found[kind] = content
+            at += 12 + length
+        return found
+
+    before, after = chunks(drawn), chunks(signed(drawn))
+    assert after.pop(b"tEXt") == b"Software\0" + PICTURE.encode()
+    assert list(before) == list(after) and list(after)[-1] == b"IEND"
+    assert zlib.decompress(before.pop(b"IDAT")) == zlib.decompress(after.pop(b"IDAT"))
+    assert before == after
 
 
 def test_a_run_that_cannot_be_read_makes_no_folder(half, tmp_path, capsys):
