@@ -38,7 +38,9 @@ TEMPLATE = Path(__file__).with_name("report.html")
 @cache  # 1.6 seconds each time
 def _scripts() -> str:
     """Vega, Vega-Lite and Vega-Embed, as an HTML script may hold them."""
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace("</script", "<\\/script")
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed").replace(
+        "</script", "<\\/script"
+    )
 
 
 def save_report(run_dirs: Sequence[str | Path], path: Path) -> Path:
