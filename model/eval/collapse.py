@@ -327,7 +327,7 @@ def figure(rows: Sequence[dict], path: Path) -> None:
     for key, title in SERIES.items():
         unit, span = ("reward", (-1, 1)) if key.startswith("reward") else ("share", (0, 1))
         panel = Panel(title, {title: key}, unit, span, x_title="step with the defect")
-        charts.append(sized(curve_chart(panel, "steps", data)))
+        charts.append(sized(curve_chart(panel, "steps", data), height=200))
     save_picture({"vconcat": charts}, {"steps": data}, path)
 
 

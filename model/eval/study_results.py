@@ -236,5 +236,5 @@ def save_figure(panels: Mapping[str, Mapping[str, Sequence[StudyRun]]], path: Pa
             x="answers",
             x_title="answers trained on",
         )
-        charts.append(sized(curve_chart(panel, title, data[title])))
+        charts.append(sized(curve_chart(panel, title, data[title]), height=220))
     save_picture(separate(charts), data, path)

@@ -53,9 +53,9 @@ class Panel:
     """What a chart of curves shows.
 
     series: label -> key of the rows. unit: what y is. span: the range of y, which grows where a value
-    leaves it; as far as the values go where it is None. levels: label -> value of a horizontal line.
-    dashed: labels of lines that may hide another one. x: the key of x, x_title what it is. scale: of
-    both axes, as Vega-Lite names it.
+    leaves it; as far as the values go where it is None. levels: label -> value of a horizontal line; the
+    label is empty where `unit` says what the line is. dashed: labels of lines that may hide another one.
+    x: the key of x, x_title what it is. scale: of both axes, as Vega-Lite names it.
     """
 
     title: str

@@ -65,10 +65,11 @@ def reward_panels(args: Mapping) -> dict[str, Panel]:
 
 def curriculum_panels(args: Mapping) -> list[Panel]:
     """How large the primes of the proposals are, and how hard the proposals."""
-    uniform = _level("uniform drawing", uniform_prime, args, *RANGE)
+    uniform = _level("", uniform_prime, args, *RANGE)  # lines run across it: y says what it is
+    unit = "p; dotted: drawn uniformly" if uniform else "p"
     prime, rate = by_task("proposed_prime_mean/"), by_task("solve_rate/")
     return [
-        Panel("Mean prime of the valid proposals", prime, "p", levels=uniform),
+        Panel("Mean prime of the valid proposals", prime, unit, levels=uniform),
         Panel("Solve rate of the proposals", rate, "share of attempts", SHARE),
     ]
 
