@@ -68,7 +68,7 @@ class RunDirectory:
                 self._was_empty = False  # what is here now is another process's
                 raise RunDirectoryError(f"{flag}: another process is writing this run")
             if not (path / CONFIG).exists():
-                # The arguments alone, which a run needs that dies while its model is loaded.
+                # The arguments alone: a run that dies while its model is loaded is resumed with them.
                 self._write_config({"args": args.as_saved()})
         except BaseException as error:
             self.discard()
