@@ -5,7 +5,6 @@ completions of a step are in the model together wherever memory allows.
 """
 
 import copy
-import math
 import tempfile
 import time
 from dataclasses import replace
@@ -166,7 +165,7 @@ def _gradient_difference(trainer: TimedGRPOTrainer, policy: Policy, args: AZRArg
         )
         for prompt, seen, response, kept in zip(*(made[key] for key in ROWS), strict=True)
     ]  # fmt: skip
-    whole = replace(args, minibatches=1, max_grad_norm=math.inf)
+    whole = replace(args, minibatches=1, max_grad_norm=1e9)
     trainer_of_ours = trainer_of(replace(policy, model=ours), whole)
     keep_weights(trainer_of_ours)
     trainer_of_ours.learner.learn(ReplayBuffer(rollouts, advantages.tolist()), args.lr)
