@@ -292,6 +292,7 @@ def _proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
         },
         "legend": {
             "title": "share of the phase's valid proposals",
+            "titleLimit": 260,
             "orient": "bottom",
             "direction": "horizontal",
             "gradientLength": 180,
