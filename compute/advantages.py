@@ -83,6 +83,12 @@ def _centred(values: Tensor) -> Tensor:
     return values - values.mean()
 
 
+def crowding_cost(copies: int, batch_size: int, weight: float) -> float:
+    """What a valid proposal's advantage loses because `copies` of the `batch_size` proposals of its cell,
+    itself among them, are the same problem: `weight` times their share."""
+    return weight * copies / batch_size
+
+
 def attempt_groups(scored: Sequence[Scored], n_attempts: int) -> Tensor:
     """For "grpo": (n,) int64, of each answer the number of its problem if `scored` has at least
     `n_attempts` answers to that, and -1 for every other rollout."""

@@ -44,6 +44,11 @@ def aggregate_tokens(
     return totals.sum() / (counts.sum() if counts.any() else 1)
 
 
+def azr_loss(objective: Tensor, entropy_bonus: Tensor, entropy_coef: float) -> Tensor:
+    """What is minimised: minus the objective, minus the weighted entropy bonus where there is one."""
+    return -objective - entropy_coef * entropy_bonus if entropy_coef else -objective
+
+
 def compute_azr_objective(
     new_logprobs: Tensor,
     old_logprobs: Tensor,

@@ -43,8 +43,8 @@ def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
 
 
 def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
-    """Make both what they were when `state` was taken; the policy has its weights already, but those
-    of adapters."""
+    """Make both what they were when `state` was taken; the policy has its weights already, those of
+    adapters excepted."""
     learner = trainer.learner
     trainer.steps, trainer.num_tokens = state["step"], state["num_tokens"]
     learner.updates = state["updates"]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from buffer.base_buff import ReplayBuffer
 from compute.metrics import SamplingMetrics, merged_diagnostics, update_metrics
-from compute.objective import aggregate_tokens, compute_azr_objective
+from compute.objective import aggregate_tokens, azr_loss, compute_azr_objective
 from custom_types import MiniBatch, Policy
 from model.args import AZRArgs
 from model.engine.protocol import Engine, Scores
@@ -47,7 +47,8 @@ class Learner:
         self.tables_to_print = args.debug_grads
 
     def learn(self, replay: ReplayBuffer, lr: float) -> dict[str, float]:
-        """One optimizer step on each minibatch; metrics. Raises NonFiniteError."""
+        """Takes one optimizer step on each minibatch of the buffer and returns metrics. Raises
+        NonFiniteError."""
         args = self.args
         self.model.eval()  # dropout would make it another policy than the one that sampled
         self.optimizer.param_groups[0]["lr"] = lr
@@ -55,42 +56,42 @@ class Learner:
             self.engine.batches(share(examples), args.microbatch_tokens)
             for examples in replay.minibatches(args.minibatches, self.minibatch_rng)
         ]
+        # The same for each: an example weighs as much in whichever minibatch it is.
         denominator = replay.count(args.aggregate) / len(minibatches)
 
         # The ratio starts from the training forward's log-probabilities, not from the sampler's. The
         # first minibatch needs no rescoring: its update sees the very weights that sampled it.
+        first, later = minibatches[0], minibatches[1:]
+        rescored = [self._rescore(batches) for batches in later]
+        update, first_scores = self._update(first, None, denominator)
+        updates = [update]
+        for batches, old in zip(later, rescored, strict=True):
+            update, _ = self._update(batches, old, denominator)
+            updates.append(update)
+
         sampling = SamplingMetrics()
-        rescored = [self._rescore(batches, sampling) for batches in minibatches[1:]]
-        first, scores = self._update(minibatches[0], [None] * len(minibatches[0]), denominator)
-        for batch, found in zip(minibatches[0], scores, strict=True):
-            sampling.add(batch.to(self.accelerator.device), found.logprobs, found.entropy)
-        others = [
-            self._update(batches, old, denominator)[0]
-            for batches, old in zip(minibatches[1:], rescored, strict=True)
-        ]
+        for batches, scores in zip([*later, first], [*rescored, first_scores], strict=True):
+            for batch, found in zip(batches, scores, strict=True):
+                batch = batch.to(self.accelerator.device)
+                sampling.add(batch, found.logprobs, found.entropy)
         return {
             "learning_rate": lr,
             "examples": len(replay),
             **SamplingMetrics.merged(gather([sampling])).metrics(),
-            **update_metrics([first, *others]),
+            **update_metrics(updates),
         }
 
     @torch.no_grad()
-    def _rescore(self, batches: Sequence[MiniBatch], sampling: SamplingMetrics) -> list[Tensor]:
-        """The log-probabilities of each batch before the first update; `sampling` takes them in."""
-        found = []
-        for batch in batches:
-            batch, scores = self._score(batch)
-            sampling.add(batch, scores.logprobs, scores.entropy)
-            found.append(scores.logprobs)
-        return found
+    def _rescore(self, batches: Sequence[MiniBatch]) -> list[Scores]:
+        """Scores each batch by the weights that sampled it."""
+        return [self._score(batch.to(self.accelerator.device)) for batch in batches]
 
     def _update(
-        self, batches: Sequence[MiniBatch], old: Sequence[Tensor | None], denominator: float
+        self, batches: Sequence[MiniBatch], old: Sequence[Scores] | None, denominator: float
     ) -> tuple[dict[str, float], list[Scores]]:
-        """One optimizer step on one minibatch, of which `batches` are this process's share. old: their
-        log-probabilities before the first update, None where this is the first. Diagnostics of the
-        whole minibatch, and the scores of `batches`."""
+        """Takes one optimizer step on one minibatch. batches: this process's share of it. old: their
+        scores by the weights that sampled them; None while these are still the weights. Returns
+        diagnostics of the whole minibatch, and the scores of `batches` that the step was made of."""
         diagnostics, scores = self._add_gradient(batches, old, denominator)
         self.updates += 1
         if self.tables_to_print > 0:
@@ -109,15 +110,18 @@ class Learner:
         return {**diagnostics, "grad_norm": norm, "skipped_updates": float(not taken)}, scores
 
     def _add_gradient(
-        self, batches: Sequence[MiniBatch], old: Sequence[Tensor | None], denominator: float
+        self, batches: Sequence[MiniBatch], old: Sequence[Scores] | None, denominator: float
     ) -> tuple[dict[str, float], list[Scores]]:
-        """Add the gradient of all processes' batches to the model's; see `_update`."""
-        args, diagnostics, found = self.args, [], []
-        for batch, old_logprobs in zip(batches, old, strict=True):
-            batch, scores = self._score(batch)
+        """Adds the gradient of all processes' batches to the model's; see `_update`."""
+        args = self.args
+        diagnostics, found = [], []
+        for number, batch in enumerate(batches):
+            batch = batch.to(self.accelerator.device)
+            scores = self._score(batch)
+            before = scores.detach() if old is None else old[number]
             objective, measured = self.objective(
                 scores.logprobs,
-                scores.logprobs.detach() if old_logprobs is None else old_logprobs,
+                before.logprobs,
                 batch.advantages,
                 batch.response_mask,
                 clip_low=args.clip_low,
@@ -127,22 +131,23 @@ class Learner:
                 weights=batch.weights,
                 counts=batch.counts,
             )
-            loss = -objective
-            if args.entropy_coef:
-                bonus = aggregate_tokens(
-                    scores.bonus, batch.response_mask, args.aggregate, denominator, batch.weights
-                )
-                loss -= args.entropy_coef * bonus
+            bonus = aggregate_tokens(
+                scores.likely_entropy,
+                batch.response_mask,
+                args.aggregate,
+                denominator,
+                batch.weights,
+            )
+            loss = azr_loss(objective, bonus, args.entropy_coef)
             self.accelerator.backward(loss)
             measured["loss"] = loss.detach()
             diagnostics.append({key: value.item() for key, value in measured.items()})
-            found.append(Scores(*(values.detach() for values in scores)))
+            found.append(scores.detach())
         add_gradients(self.trained)
         return merged_diagnostics(gather(diagnostics), sum), found
 
-    def _score(self, batch: MiniBatch) -> tuple[MiniBatch, Scores]:
-        """A batch where the model is, and how likely its responses are there."""
-        batch = batch.to(self.accelerator.device)
+    def _score(self, batch: MiniBatch) -> Scores:
+        """How likely the responses of a batch are, which is where the model is."""
         floor = self.args.entropy_floor if self.args.entropy_coef else 0.0
         with self.accelerator.autocast():
-            return batch, self.engine.score(batch, self.args.temperature, floor)
+            return self.engine.score(batch, self.args.temperature, floor)

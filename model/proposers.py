@@ -23,13 +23,15 @@ from prime_inversion import all_problems, generate_of_each_task
 class SelfPlay:
     """The policy in training proposes and learns to; what is valid is taught.
 
-    writes: whether there are proposals; learns: whether they enter the loss. followed: what another run
+    writes: whether there are proposals; learns: whether they enter the loss; teaches_others: whether the
+    solver is taught other problems beside them. followed: what another run
     proposed, by step: how many distinct problems of each task. drawing_rng: draws where the environment
     does.
     """
 
     writes: ClassVar[bool] = True
     learns: ClassVar[bool] = True
+    teaches_others: ClassVar[bool] = False
 
     def __init__(self, policy: Policy, args: AZRArgs, followed: Mapping[int, Counter]):
         self.args, self.followed = args, followed
@@ -106,6 +108,8 @@ class Yoked(SelfPlay):
 
 class Decoy(SelfPlay):
     """Proposes and learns to as in self-play; the solver is taught as many distinct uniform draws."""
+
+    teaches_others = True
 
     def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
         return self._draw(Counter(problem.task for problem in valid))

@@ -69,7 +69,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     """One run, from arguments to a run directory, in each of its processes; the number of the signal
     that ended it, or 0. Raises RunDirectoryError, PolicyError, CheckpointError or RunEndedError.
 
-    resumption: what the run goes on with.
+    resumption: the run that is continued.
     """
     checkpoint = resumption.checkpoint if resumption else None
     small = is_small(language(str(checkpoint or args.model)))

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from buffer.base_buff import ProblemBuffer, ReplayBuffer
-from compute.advantages import attempt_groups, compute_advantages
+from compute.advantages import attempt_groups, compute_advantages, crowding_cost
 from compute.metrics import round_metrics, time_metrics, token_count
 from compute.reward import compute_r_total, compute_solve_rates
 from compute.schedule import learning_rate
@@ -154,8 +154,8 @@ class AZRTrainer:
         return judge_rollouts(rollouts, self.args.min_prime, self.args.max_prime)
 
     def _remember(self, problems: Sequence[Problem]) -> list[Problem]:
-        """Put problems into the buffer, and what the other tasks ask about the same numbers; those that
-        were not known before."""
+        """Puts problems into the buffer, and what the other tasks ask about the same numbers. Returns
+        those that were not known before."""
         novel = [problem for problem in problems if self.problems.add(problem)]
         if self.args.share_triples:
             for problem in novel:
@@ -163,9 +163,10 @@ class AZRTrainer:
         return novel
 
     def _refill(self, taught: Sequence[Problem]) -> list[Problem]:
-        """Problems of the buffer that fill up, beside those that are taught, the answers of a task: B n
-        of them where attempts are trained on, B otherwise (the paper)."""
-        args, drawn = self.args, []
+        """Returns problems of the buffer that, with those that are taught, make up the answers of a step:
+        B n a task where attempts are trained on, B otherwise (the paper)."""
+        args = self.args
+        drawn: list[Problem] = []
         draw = self.problems.sample if args.refill == "uniform" else self.problems.sample_unsolved
         for task in TASKS:
             missing = args.batch_size - sum(problem.task is task for problem in taught)
@@ -178,22 +179,22 @@ class AZRTrainer:
         solve_rates: Mapping[Problem, float],
         times_proposed: Mapping[Problem, int],
     ) -> tuple[Scored, ...]:
-        """What each rollout earns, and what a proposal costs that others of its batch equal."""
-        args, settings, scored = self.args, self.args.reward_settings, []
+        """Returns the rollouts with what each earns, and what a proposal loses for being one of many."""
+        args, settings = self.args, self.args.reward_settings
+        scored = []
         for item in judged:
-            solve_rate, share = None, 0.0
+            solve_rate, cost = None, 0.0
             if item.proposed is not None:
-                solve_rate = solve_rates[item.proposed]
-                share = times_proposed[item.proposed] / args.batch_size
+                solve_rate, copies = solve_rates[item.proposed], times_proposed[item.proposed]
+                cost = crowding_cost(copies, args.batch_size, args.crowding_cost)
             reward = compute_r_total(item.rollout.role, item.verdict, solve_rate, **settings)
-            cost = args.crowding_cost * share
             scored.append(Scored(item.rollout, item.verdict, reward, cost, item.proposed))
         return tuple(scored)
 
     # ---------------------------------------------------------------- learning phase
 
     def learning_phase(self, played: Round) -> Learned:
-        """Turn a round's rollouts into optimizer steps."""
+        """Turns a round's rollouts into optimizer steps."""
         args = self.args
         scored = played.scored if self.proposer.learns else played.answers
         advantages = compute_advantages(

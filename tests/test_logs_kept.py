@@ -1,4 +1,4 @@
-"""A run goes on with the very logs it wrote, and loses no row. Oracles: the files before, SHA-256 of
+"""A run is resumed with the very logs it wrote, and loses no row. Oracles: the files before, SHA-256 of
 the files, and the run that was never interrupted."""
 
 import hashlib

@@ -125,7 +125,7 @@ def measured_update(precision: Precision, row=128, floor=0.0, **sizes) -> int:
     def microbatch():
         with autocast(precision):
             scores = engine.score(collate(rows, 0), 1.0, floor)
-        (scores.logprobs.sum() + scores.bonus.sum()).backward()
+        (scores.logprobs.sum() + scores.likely_entropy.sum()).backward()
 
     return peak_of(microbatch)
 

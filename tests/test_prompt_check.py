@@ -155,7 +155,7 @@ def test_the_clock_of_a_template_stands_at_midnight_of_the_runs_date(clocked, tm
     assert "Today is 03 Feb 2001, 00:00<" in first_prompt(run)
     config = json.loads((run / "config.json").read_text())
     assert config["args"]["prompt_date"] == "2001-02-03"
-    # It goes on with its own date, and is evaluated with it.
+    # It is resumed with its date, and evaluated with it.
     assert train.main(["--resume", str(run), "--total-steps", "2", "--quiet"]) == 0
     rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]
     assert {row["step"] for row in rows} == {1, 2}

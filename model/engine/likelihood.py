@@ -1,8 +1,7 @@
 """Logits in, log-probabilities and entropies out: the distribution that tokens are sampled from.
 
-With z the logits divided by the temperature, the log-probability of token y is z_y - log Σ exp z_i.
-That formula stands here and nowhere else, for both engines, when they sample and when they score. The
-plain engine lets autograd differentiate it (`likelihood`); the shared one has its gradient written out
+With z the logits divided by the temperature, the log-probability of token y is z_y - log Σ exp z_i:
+`chosen_logprobs`, which both engines use, when they sample and when they score. The plain engine lets autograd differentiate it (`likelihood`); the shared one has its gradient written out
 (`ChoiceLikelihood`), because tables with an entry for each word of a large vocabulary are what an update
 spends most memory on: two of them at a time instead of five.
 """
@@ -25,6 +24,11 @@ def log_normaliser(z: Tensor) -> Tensor:
     return z.logsumexp(-1, keepdim=True)
 
 
+def chosen_logprobs(z: Tensor, tokens: Tensor, normaliser: Tensor) -> Tensor:
+    """Log-probability (n,) of the tokens (n,) int64 that were chosen by z (n, vocabulary)."""
+    return (z.gather(-1, tokens[:, None]) - normaliser).squeeze(-1)
+
+
 def likelihood(
     logits: Tensor, targets: Tensor, temperature: float, floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -32,11 +36,11 @@ def likelihood(
     entropy of the choice among the words whose probability is at least `floor`. All in nats, (n,),
     float32 at least, differentiable."""
     z = scaled(logits, temperature)
-    logprobs = z.gather(-1, targets[:, None]).squeeze(-1) - log_normaliser(z).squeeze(-1)
-    entropy = _entropy(z)
+    normaliser = log_normaliser(z)
+    logprobs, entropy = chosen_logprobs(z, targets, normaliser), _entropy(z)
     if not floor:
         return logprobs, entropy, entropy
-    among_likely = z.masked_fill(_unlikely(z, log_normaliser(z), floor), -math.inf)
+    among_likely = z.masked_fill(_unlikely(z, normaliser, floor), -math.inf)
     return logprobs, entropy, _entropy(among_likely)
 
 
@@ -62,30 +66,30 @@ class ChoiceLikelihood(Function):
         z = scaled(logits, temperature)
         normaliser = likely_normaliser = log_normaliser(z)
         entropy = normaliser - (z - normaliser).exp_().mul_(z).sum(-1, keepdim=True)
-        bonus = entropy.clone()
+        likely_entropy = entropy.clone()
         if floor:
             among_likely = z.masked_fill(_unlikely(z, normaliser, floor), -math.inf)
             likely_normaliser = log_normaliser(among_likely)
             q = among_likely.sub_(likely_normaliser).exp_()
-            bonus = likely_normaliser - q.mul_(z).sum(-1, keepdim=True)
+            likely_entropy = likely_normaliser - q.mul_(z).sum(-1, keepdim=True)
         ctx.temperature, ctx.floor, ctx.dtype = temperature, floor, logits.dtype
-        ctx.save_for_backward(z, targets, normaliser, likely_normaliser, bonus)
-        logprob = z.gather(-1, targets[:, None]) - normaliser
-        results = logprob.squeeze(-1), entropy.squeeze(-1), bonus.squeeze(-1)
+        ctx.save_for_backward(z, targets, normaliser, likely_normaliser, likely_entropy)
+        logprobs = chosen_logprobs(z, targets, normaliser)
+        results = logprobs, entropy.squeeze(-1), likely_entropy.squeeze(-1)
         ctx.mark_non_differentiable(results[1])
         return results
 
     @staticmethod
-    def backward(ctx, by_logprob: Tensor | None, _, by_bonus: Tensor | None):
-        z, targets, normaliser, likely_normaliser, bonus = ctx.saved_tensors
-        by_logprob = torch.zeros_like(bonus) if by_logprob is None else by_logprob[:, None]
+    def backward(ctx, by_logprob: Tensor | None, _, by_likely_entropy: Tensor | None):
+        z, targets, normaliser, likely_normaliser, likely_entropy = ctx.saved_tensors
+        by_logprob = torch.zeros_like(likely_entropy) if by_logprob is None else by_logprob[:, None]
         gradient = (z - normaliser).exp_()
-        if by_bonus is None:
+        if by_likely_entropy is None:
             gradient.mul_(-by_logprob)
         else:
-            factor = z + (bonus - likely_normaliser)
+            factor = z + (likely_entropy - likely_normaliser)
             factor.mul_(
-                -by_bonus[:, None] * (normaliser - likely_normaliser).exp()
+                -by_likely_entropy[:, None] * (normaliser - likely_normaliser).exp()
             )  # q = p times that
             if ctx.floor:
                 factor.masked_fill_(_unlikely(z, normaliser, ctx.floor), 0)

@@ -44,8 +44,8 @@ class PlainEngine:
         stops = torch.tensor(self.stop_ids, device=device)
         ended = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         tokens, logprobs, cache = [], [], None
-        for drawn in uniform.T:
-            output = forward(self.model, ids, mask, past_key_values=cache, use_cache=True, keep=1)
+        for drawn in uniform.unbind(1):  # one number a row for each token
+            output = forward(self.model, ids, mask, keep=1, use_cache=True, cache=cache)
             cache = output.past_key_values
             token, logprob = sample_tokens(output.logits[:, -1], temperature, drawn)
             tokens.append(token)
@@ -68,28 +68,37 @@ class PlainEngine:
 
     def score(self, batch: MiniBatch, temperature: float, floor: float = 0.0) -> Scores:
         """One pass over whole rows, with the logits from the first response token's source on."""
-        places = batch.sources[batch.response_mask]
+        sources, mask = batch.sources[batch.response_mask], batch.response_mask
         time = batch.input_ids.shape[1]
-        # In a row of one response every token sees the first one, and padding does not.
-        mask = batch.attention_mask[:, 0, :, 0]
-        first = int((places % time).min())
-        output = forward(self.model, batch.input_ids, mask, use_cache=False, keep=time - first)
-        logits = output.logits[:, first - time :]
-        chosen = logits[places // time, places % time - first]
-        found = likelihood(chosen, batch.targets[batch.response_mask], temperature, floor)
-        blank = found[0].new_zeros(batch.response_mask.shape)
-        return Scores(*(blank.masked_scatter(batch.response_mask, values) for values in found))
+        # The batch says of each token which tokens it sees. In a row of one response all its tokens see
+        # the first one, and padding does not: that is the two-dimensional mask.
+        seen = batch.attention_mask[:, 0, :, 0]
+        logits = logits_at(self.model, batch.input_ids, seen, sources // time, sources % time)
+        found = likelihood(logits, batch.targets[mask], temperature, floor)
+        blank = found[0].new_zeros(mask.shape)
+        return Scores(*(blank.masked_scatter(mask, values) for values in found))
 
 
-def forward(model, ids: Tensor, mask: Tensor, *, keep: int, **cache):
+def logits_at(model, ids: Tensor, mask: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    """The logits (n, vocabulary) behind n tokens, each at its row and its place in that row. Only what
+    stands from the first of these places on gets logits."""
+    first = int(places.min()) if len(places) else 0
+    output = forward(model, ids, mask, use_cache=False, keep=ids.shape[1] - first)
+    return output.logits[:, first - ids.shape[1] :][rows, places - first]
+
+
+def forward(model, ids: Tensor, mask: Tensor, *, keep: int, use_cache: bool, cache=None):
     """The model's output. ids (rows, time) int64; mask (rows, width) bool, true on real tokens, with a
     column for each position in the cache too. keep: of how many last positions the logits are read.
-    Positions are counted from the first real token, and passed on to models that take them."""
+    use_cache: whether the output has a cache; cache: the one of what was read before, if any. Positions
+    are counted from the first real token, and passed on to models that take them."""
     positions = mask.long().cumsum(1).sub(1).clamp(min=0)[:, -ids.shape[1] :]
     wanted = {"position_ids": positions, "logits_to_keep": keep}
     taken = inspect.signature(model.forward).parameters
     inputs = {name: value for name, value in wanted.items() if name in taken}
-    return model(input_ids=ids, attention_mask=mask.long(), **inputs, **cache)
+    if use_cache:
+        inputs["past_key_values"] = cache
+    return model(input_ids=ids, attention_mask=mask.long(), use_cache=use_cache, **inputs)
 
 
 def token_logprobs(
@@ -104,10 +113,8 @@ def token_logprobs(
     """
     if response_mask[:, 0].any():
         raise ValueError("a response needs a prompt before it")
-    time = input_ids.shape[1]
-    first = max(0, int(response_mask.any(0).int().argmax()) - 1)  # the first source of any row
-    output = forward(model, input_ids, attention_mask.bool(), use_cache=False, keep=time - first)
-    logits = output.logits[:, first - time : -1][response_mask[:, first + 1 :]]
+    rows, places = response_mask.nonzero(as_tuple=True)
+    logits = logits_at(model, input_ids, attention_mask.bool(), rows, places - 1)
     logprobs, entropy, _ = likelihood(logits, input_ids[response_mask], temperature, floor=0.0)
     blank = logprobs.new_zeros(response_mask.shape)
     return blank.masked_scatter(response_mask, logprobs), blank.masked_scatter(
@@ -116,4 +123,5 @@ def token_logprobs(
 
 
 def _length(example: Example) -> int:
-    return len(example.rollout.prompt_ids) + len(example.rollout.response_ids)
+    """Positions of its row: a last token is not read."""
+    return len(example.rollout.prompt_ids) + len(example.rollout.response_ids) - 1

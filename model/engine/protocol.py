@@ -17,7 +17,11 @@ class Scores(NamedTuple):
 
     logprobs: Tensor
     entropy: Tensor
-    bonus: Tensor
+    likely_entropy: Tensor
+
+    def detach(self) -> "Scores":
+        """The same numbers, without their gradients."""
+        return Scores(*(values.detach() for values in self))
 
 
 class Engine(Protocol):
@@ -38,4 +42,4 @@ class Engine(Protocol):
 
     def score(self, batch: MiniBatch, temperature: float, floor: float = 0.0) -> Scores:
         """How likely the stored responses are now, with gradient where gradients are on. floor: the
-        least probability of a token that the bonus counts."""
+        least probability of a token that counts in the last of the scores."""

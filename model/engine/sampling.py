@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from custom_types import Response
-from model.engine.likelihood import log_normaliser, scaled
+from model.engine.likelihood import chosen_logprobs, log_normaliser, scaled
 
 
 def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -17,16 +17,15 @@ def sample_tokens(logits: Tensor, temperature: float, uniform: Tensor) -> tuple[
     """
     if temperature == 0:
         return logits.argmax(-1), logits.new_zeros(len(logits), dtype=torch.float32)
-    z = scaled(logits.float(), temperature)
+    z = scaled(logits.float(), temperature)  # what is kept of a rollout is float32
     cumulative = z.log_softmax(-1).exp().cumsum(-1)
     total = cumulative[:, -1:]
     # Strictly below the total, so that rounding never selects past the last possible token.
     threshold = torch.minimum(
         uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total))
     )
-    tokens = torch.searchsorted(cumulative, threshold, right=True)
-    logprobs = z.gather(1, tokens) - log_normaliser(z)
-    return tokens.squeeze(1), logprobs.squeeze(1)
+    tokens = torch.searchsorted(cumulative, threshold, right=True).squeeze(1)
+    return tokens, chosen_logprobs(z, tokens, log_normaliser(z))
 
 
 def responses(tokens: Tensor, logprobs: Tensor, stop_ids: Sequence[int]) -> list[Response]:

@@ -39,13 +39,13 @@ def score_rows(
     interval over problems, and with several samples pass@1 to pass@k."""
     rows, banded = [], bands(args.min_prime, args.max_prime)
     for task in TASKS:
-        own = [problem for problem in scores if problem.task is task]
-        groups = {ALL: own}
+        asked = [problem for problem in scores if problem.task is task]
+        groups = {ALL: asked}
         for name, primes in banded.items():
-            groups[name] = [problem for problem in own if problem.p in primes]
+            groups[name] = [problem for problem in asked if problem.p in primes]
         if seen is not None:
-            groups[SEEN] = [problem for problem in own if problem in seen]
-            groups[UNSEEN] = [problem for problem in own if problem not in seen]
+            groups[SEEN] = [problem for problem in asked if problem in seen]
+            groups[UNSEEN] = [problem for problem in asked if problem not in seen]
         for band, problems in groups.items():
             n = len(problems)
             row: dict[str, object] = {"policy": policy, "task": str(task), "band": band}
@@ -78,9 +78,9 @@ def tables(rows: Sequence[Mapping], samples: int) -> list[Table]:
         for policy in policies:
             table.add_column(policy, justify="right", min_width=9, overflow="fold")
         for band in dict.fromkeys(row["band"] for row in rows):
-            own = [by_key.get((policy, task, band), {"n": 0}) for policy in policies]
-            if band not in (SEEN, UNSEEN) and own[0]["n"]:
-                table.add_row(band, str(own[0]["n"]), *map(_cell, own))
+            of_band = [by_key.get((policy, task, band), {"n": 0}) for policy in policies]
+            if band not in (SEEN, UNSEEN) and of_band[0]["n"]:
+                table.add_row(band, str(of_band[0]["n"]), *map(_cell, of_band))
         shown.append(table)
     runs = [policy for policy in policies if (policy, str(TASKS[0]), SEEN) in by_key]
     if runs:

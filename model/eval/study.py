@@ -53,7 +53,7 @@ class Grid(NamedTuple):
 
     @property
     def conditions(self) -> dict[str, Sequence[str]]:
-        return {name: own for panel in self.panels.values() for name, own in panel.items()}
+        return {name: flags for panel in self.panels.values() for name, flags in panel.items()}
 
 
 SELF = "{self}"  # in a flag: the run directory of the condition `self` with the same seed
@@ -157,10 +157,10 @@ class StudyArgs(Flags):
 
 
 def arguments(flags: Sequence[str], seed: int, further: Sequence[str], folder: Path) -> list[str]:
-    """The command line of a run of a study in `folder`; the condition's own flags come last and win."""
+    """The command line of a run of a study in `folder`; the flags of the condition come last and win."""
     paired = str(folder / "self" / f"seed{seed}")
-    own = [paired if word == SELF else word for word in flags]
-    return ["--model", TINY_MODEL, "--seed", str(seed), *further, *own]
+    deciding = [paired if word == SELF else word for word in flags]
+    return ["--model", TINY_MODEL, "--seed", str(seed), *further, *deciding]
 
 
 def is_finished(run_dir: Path, wanted: AZRArgs) -> bool:
@@ -235,9 +235,12 @@ def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
     """Markdown."""
     first: Callable = arms_table if grid.contrasts else controls_table
     known = [pair for pair in grid.contrasts if set(pair) <= set(results)]
-    commits = {run.commit for own in results.values() for run in own}
+    commits = {run.commit for runs in results.values() for run in runs}
     minutes = (
-        sum(r["step_time"] for own in results.values() for o in own for r in o.metrics[1:]) / 60
+        sum(
+            row["step_time"] for runs in results.values() for run in runs for row in run.metrics[1:]
+        )
+        / 60
     )
     about = f"Commit {', '.join(sorted(map(str, commits)))}; {minutes:.0f} minutes of steps on one core."
     return "\n".join([first(results), contrasts_table(results, known), about]) + "\n"
@@ -279,7 +282,7 @@ def main(argv: Sequence[str]) -> int:
         title: {name: results[name] for name in conditions if name in results}
         for title, conditions in grid.panels.items()
     }
-    save_figure({title: own for title, own in panels.items() if own}, output / "study.png")
+    save_figure({title: runs for title, runs in panels.items() if runs}, output / "study.png")
     print(text)
     return 0
 

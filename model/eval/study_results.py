@@ -107,7 +107,7 @@ def by_condition(runs: Iterable[StudyRun]) -> dict[str, list[StudyRun]]:
     found: dict[str, list[StudyRun]] = {}
     for run in runs:
         found.setdefault(run.condition, []).append(run)
-    return {name: sorted(own, key=lambda run: run.seed) for name, own in found.items()}
+    return {name: sorted(runs, key=lambda run: run.seed) for name, runs in found.items()}
 
 
 # ---------------------------------------------------------------- tables

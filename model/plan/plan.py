@@ -183,7 +183,7 @@ def count_stages(args: AZRArgs, language: PromptSet) -> tuple[Stage, Stage, Stag
     proposer = PROPOSERS[args.proposer]
     proposals = problems * proposer.writes
     # A decoy's own proposals are attempted beside what is taught.
-    attempts = problems * args.n_attempts * (1 + (args.proposer == "decoy"))
+    attempts = problems * args.n_attempts * (1 + proposer.teaches_others)
     answers, further = (attempts, 0) if args.train_attempts else (problems, problems)
     evaluated = len(TASKS) * args.eval_problems
     return (

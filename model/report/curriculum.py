@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from compute.reward import compute_r_propose
-from custom_types import TASKS, TaskType
+from custom_types import TASKS
 from model.report.curves import rounded
 from model.run.finished import FinishedRun
+from prime_inversion import given_residue
 from utils.tables import span_name
 
 PHASE_ENDS = (0.1, 0.25, 0.5, 1.0)  # of the run
@@ -25,19 +26,14 @@ def phases(steps: int) -> list[tuple[int, int]]:
     return list(zip([1, *(end + 1 for end in ends)], ends, strict=False))
 
 
-def given_number(task: str, x: int, y: int) -> int:
-    """The number of a problem that is shown and tells it from the others with its p."""
-    return y if task == TaskType.ABDUCTION else x
-
-
 class Grid:
     """Cells of a map over (given number x, p): single problems, or where there are many, blocks of them."""
 
     def __init__(self, primes: Sequence[int]):
         size = math.ceil(len(primes) / MOST_ROWS)
         blocks = [primes[start : start + size] for start in range(0, len(primes), size)]
-        self.labels = [span_name(own) for own in blocks]
-        self.row = {p: text for text, own in zip(self.labels, blocks, strict=True) for p in own}
+        self.labels = [span_name(block) for block in blocks]
+        self.row = {p: text for text, block in zip(self.labels, blocks, strict=True) for p in block}
         self.width = math.ceil(max(primes) / MOST_COLUMNS)
         self.last = max(primes)
 
@@ -66,7 +62,7 @@ def proposals(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
     for phase, proposed in _by_phase(runs, task):
         counts: dict[tuple[int, str], list[float]] = defaultdict(list)
         for x, y, p, times, rate in proposed:
-            counts[grid.cell(given_number(task, x, y), p)] += [rate] * times
+            counts[grid.cell(given_residue(task, x, y), p)] += [rate] * times
         total = sum(map(len, counts.values()))
         rows += [
             {
@@ -127,12 +123,12 @@ def solved(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
     for run in runs:
         for row in run.evaluations:
             for x, y, p, correct in row[task]:
-                cell = grid.cell(given_number(task, x, y), p)
+                cell = grid.cell(given_residue(task, x, y), p)
                 begun = row["step"] if since.get(cell, "never") == "never" else since[cell]
                 since[cell] = begun if correct else "never"
         for row in run.evaluations[-1:]:
             for x, y, p, correct in row[task]:
-                right[grid.cell(given_number(task, x, y), p)].append(correct)
+                right[grid.cell(given_residue(task, x, y), p)].append(correct)
     return [
         {
             **grid.place(cell),

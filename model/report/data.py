@@ -34,10 +34,10 @@ def groups(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
         found[key].append(run)
     common = set.intersection(*(set(key) for key in found))
     named: dict[str, list[FinishedRun]] = {}
-    for key, own in found.items():
+    for key, same in found.items():
         text = ", ".join(f"{name} {value}" for name, value in key if (name, value) not in common)
-        text, letter = text or own[0].args["model"], chr(ord("A") + len(named))
-        named[text if len(text) <= LONGEST_NAME else f"runs {letter}"] = own
+        text, letter = text or same[0].args["model"], chr(ord("A") + len(named))
+        named[text if len(text) <= LONGEST_NAME else f"runs {letter}"] = same
     return named
 
 

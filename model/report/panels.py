@@ -7,7 +7,8 @@ the runs share, so that a line is drawn where it is true of each.
 from collections.abc import Callable, Mapping
 from statistics import fmean
 
-from custom_types import ROLES, TASKS, TaskType
+from compute.reward import compute_r_total
+from custom_types import ROLES, TASKS, Role, TaskType, Verdict
 from model.report.charts import Panel
 from prime_inversion import all_problems, guess_rate, primes_between
 
@@ -23,7 +24,9 @@ def by_task(key: str) -> dict[str, str]:
 
 def reward_panels(args: Mapping) -> dict[str, Panel]:
     """Accuracy and rewards, each by the name of its picture."""
-    best = _level("most that a proposal can earn", lambda n: 1 - 1 / n, args, "n_attempts")
+    best = _level(
+        "most that a proposal can earn", most_earned, args, "n_attempts", "reward", "extreme_reward"
+    )
     extreme = _level("always or never solved", float, args, "extreme_reward")
     panels = {
         "accuracy": Panel(
@@ -86,13 +89,24 @@ UPDATE = [
     Panel("Entropy", {str(role): f"entropy/{role}" for role in ROLES}, "nats a response token"),
     Panel("Gradient norm before clipping", {"mean of the updates": "grad_norm"}, "norm"),
     Panel("Loss", {"mean of the updates": "loss"}, "loss"),
-    Panel("Clip fraction", {"of tokens": "clip_ratio"}, "share of tokens"),
+    Panel("Clip ratio", {"of tokens": "clip_ratio"}, "share of tokens"),
     Panel("Largest ratio ρ", {"largest": "ratio_max"}, "ratio"),
-    Panel("KL estimate", {"mean of the updates": "approx_kl"}, "nats"),
+    Panel("KL estimate", {"mean of tokens": "approx_kl"}, "nats"),
     Panel("Sampler against training forward", {"largest": "sampling/logp_difference_max"}, "nats"),
     Panel("Learning rate", {"learning rate": "learning_rate"}, "learning rate"),
 ]
 SPEED = Panel("Speed", {"speed": "perf/tokens_per_second"}, "response tokens a second")
+
+
+def most_earned(n_attempts: int, reward: str, extreme_reward: float) -> float:
+    """The most that a valid proposal can earn, of all solve rates that n attempts can give it."""
+    rates = (right / n_attempts for right in range(n_attempts + 1))
+    return max(
+        compute_r_total(
+            Role.PROPOSER, Verdict.VALID, rate, extreme_reward=extreme_reward, scheme=reward
+        )
+        for rate in rates
+    )
 
 
 def chance_level(min_prime: int, max_prime: int) -> float:

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/growth.py --output diagrams/cost.png
 
-Each point is a process of its own with the default policy and settings but for what its curve is of.
+Each point is a separate process with the default policy and settings, except for what its curve is of.
 The length of responses is set by a policy that never stops. Prints a table of the points, another of
 the exponents of power laws fitted to them, and draws both; memory is what the steps add to the
 process's peak.
