@@ -20,6 +20,7 @@ from prime_inversion import primes_between
 from prompts import ANSWER, EQUATION, TURN
 from utils.template_clock import standing_clock
 
+REMEMBERED_TEXTS = 2048
 REMEMBERED_PROMPTS = 8192  # of each role
 
 _BOX = "\\boxed{"
@@ -46,6 +47,8 @@ def _last_box(text: str) -> str | None:
     return text[start + len(_BOX) : end]
 
 
+# Short answers repeat: without the cache tiny's step takes 2.4 ms of 260 longer.
+@lru_cache(maxsize=REMEMBERED_TEXTS)
 def parse_solver(text: str) -> int | None:
     """The integer a solver answers, or None if the response is malformed.
 

@@ -6,10 +6,11 @@ here. Example: `judge_solver(r"\boxed{4}", Problem(DEDUCTION, 2, 4, 7), 5, 13) i
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from custom_types import Equation, Judged, Problem, Role, Rollout, TaskType, Verdict
 from prime_inversion import fitting_primes, given_residue, modular_inverse, primes_between
-from utils.string_formatting import parse_proposer, parse_solver
+from utils.string_formatting import REMEMBERED_TEXTS, parse_proposer, parse_solver
 
 
 def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) -> Verdict:
@@ -25,6 +26,8 @@ def judge_solver(text: str, problem: Problem, min_prime: int, max_prime: int) ->
     return Verdict.CORRECT if correct else Verdict.WRONG
 
 
+# Proposals repeat: without the cache tiny's step takes 1.7 ms of 260 longer.
+@lru_cache(maxsize=REMEMBERED_TEXTS)
 def judge_proposer(
     text: str, task: TaskType, min_prime: int, max_prime: int
 ) -> tuple[Verdict, Problem | None]:
