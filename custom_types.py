@@ -32,7 +32,7 @@ class TaskType(StrEnum):
 
 
 class Role(StrEnum):
-    """What the one model plays: both."""
+    """The two roles that the one model plays."""
 
     PROPOSER = "proposer"
     SOLVER = "solver"
@@ -161,6 +161,12 @@ class Rollout:
     old_logprobs: tuple[float, ...]
     text: str
     finished: bool
+
+    @classmethod
+    def of(cls, prompt: Prompt, response: Response, text: str) -> "Rollout":
+        """A response to a prompt, whose text is `text`."""
+        asked = prompt.role, prompt.task, prompt.problem, prompt.ids
+        return cls(*asked, response.ids, response.logprobs, text, response.finished)
 
     @property
     def cell(self) -> int:

@@ -98,9 +98,9 @@ def row_length(longest: int, shared: float, most: int) -> int:
     many tokens a sequence shares with the next on average. Never more than `most`, or than the longest
     sequence where that is longer.
 
-    With k sequences of s shared tokens and r that only they have, a row has s + k r positions, each of which costs a
-    model of hidden size h about 6 h + s + k r (its layers and its attention), s / k + r for each
-    sequence: least at k r = sqrt(s (6 h + s)). That is 3 to 10 times s for the models and prompts here.
+    With k sequences of s shared tokens and r that only they have, a row has s + k r positions. Each
+    costs a model of hidden size h about 6 h + s + k r (its layers and its attention); a sequence has
+    s / k + r of them: least at k r = sqrt(s (6 h + s)). That is 3 to 10 times s for the models and prompts here.
     """
     return max(longest, min(most, max(LEAST_ROW, round(longest + SHARED_LENGTHS * shared))))
 

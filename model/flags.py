@@ -182,7 +182,8 @@ def parse(kind: type[Command], argv: Sequence[str], about: str) -> Command:
 def parse_values(
     argv: Sequence[str], chosen: Sequence[Field], *, about: str, epilog: str | None = None
 ) -> dict[str, Any]:
-    """What a command line gives the fields `chosen`, by name, each value checked. Raises ArgumentError, or SystemExit(0) for --help. about, epilog: first and last of the help."""
+    """What a command line gives the fields `chosen`, by name, each value checked. Raises
+    ArgumentError, or SystemExit(0) for --help. about, epilog: first and last of the help."""
     settings = dict(
         help_option_names=["-h", "--help"], allow_extra_args=True, max_content_width=HELP_WIDTH
     )

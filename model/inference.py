@@ -7,7 +7,6 @@ or without gradient. Who computes it is an engine, `model/engine/plain.py` or `m
 """
 
 from collections.abc import Sequence
-from contextlib import contextmanager
 
 import torch
 
@@ -15,10 +14,11 @@ from custom_types import Policy, Prompt, Response, Rollout
 from model.engine.plain import PlainEngine, token_logprobs
 from model.engine.protocol import Engine
 from model.engine.shared import SharedEngine
+from model.policy.modes import evaluating
 from utils.processes import gather, share
 from utils.string_formatting import decode
 
-__all__ = ["ENGINES", "engine_of", "evaluating", "generate", "rollout", "token_logprobs"]
+__all__ = ["ENGINES", "engine_of", "generate", "rollout", "token_logprobs"]
 
 ENGINES: dict[str, type[Engine]] = {"plain": PlainEngine, "shared": SharedEngine}
 
@@ -26,17 +26,6 @@ ENGINES: dict[str, type[Engine]] = {"plain": PlainEngine, "shared": SharedEngine
 def engine_of(policy: Policy) -> Engine:
     """The engine that a policy names, around its model."""
     return ENGINES[policy.engine](policy.model, policy.stop_ids, policy.pad_id)
-
-
-@contextmanager
-def evaluating(model):
-    """The model in eval mode, and back: in train mode dropout would take part."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
 
 
 def generate(
@@ -97,10 +86,4 @@ def rollout(
         engine=ENGINES[policy.engine],
     )
     texts = decode(policy.tokenizer, responses)
-    return [
-        Rollout(
-            prompt.role, prompt.task, prompt.problem, prompt.ids,
-            response.ids, response.logprobs, text, response.finished,
-        )
-        for prompt, response, text in zip(prompts, responses, texts, strict=True)
-    ]  # fmt: skip
+    return list(map(Rollout.of, prompts, responses, texts))

@@ -72,8 +72,7 @@ class Learner:
         sampling = SamplingMetrics()
         for batches, scores in zip([*later, first], [*rescored, first_scores], strict=True):
             for batch, found in zip(batches, scores, strict=True):
-                batch = batch.to(self.accelerator.device)
-                sampling.add(batch, found.logprobs, found.entropy)
+                sampling.add(batch, found.logprobs.cpu(), found.entropy.cpu())
         return {
             "learning_rate": lr,
             "examples": len(replay),

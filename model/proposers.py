@@ -24,9 +24,8 @@ class SelfPlay:
     """The policy in training proposes and learns to; what is valid is taught.
 
     writes: whether there are proposals; learns: whether they enter the loss; teaches_others: whether the
-    solver is taught other problems beside them. followed: what another run
-    proposed, by step: how many distinct problems of each task. drawing_rng: draws where the environment
-    does.
+    solver is taught other problems beside them. followed: what another run proposed, by step: how many
+    distinct problems of each task. drawing_rng: draws where the environment does.
     """
 
     writes: ClassVar[bool] = True

@@ -65,9 +65,9 @@ class AZRTrainer:
         policy.model.to(accelerator.device)
         same_weights(policy.model)
         self.problems = ProblemBuffer(args.seed)
-        for task in TASKS:
-            space = all_problems(task, args.min_prime, args.max_prime)
-            self.problems.seed(space, args.seed_problems)
+        span = args.min_prime, args.max_prime
+        space = [problem for task in TASKS for problem in all_problems(task, *span)]
+        self.problems.seed(space, args.seed_problems)
         self.proposer = PROPOSERS[args.proposer](policy, args, followed or {})
         self.learner = learner or Learner(policy, args, accelerator)
         self.sampling_rng = seeded_generator(f"{args.seed}/sampling")

@@ -1,9 +1,10 @@
 """Logits in, log-probabilities and entropies out: the distribution that tokens are sampled from.
 
 With z the logits divided by the temperature, the log-probability of token y is z_y - log Σ exp z_i:
-`chosen_logprobs`, which both engines use, when they sample and when they score. The plain engine lets autograd differentiate it (`likelihood`); the shared one has its gradient written out
-(`ChoiceLikelihood`), because tables with an entry for each word of a large vocabulary are what an update
-spends most memory on: two of them at a time instead of five.
+`chosen_logprobs`, which both engines use, when they sample and when they score. The plain engine lets
+autograd differentiate it (`likelihood`); the shared one has its gradient written out (`ChoiceLikelihood`),
+because tables with an entry for each word of a large vocabulary are what an update spends most memory on:
+two of them at a time instead of five.
 """
 
 import math

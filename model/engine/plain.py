@@ -21,15 +21,12 @@ from torch import Tensor
 from buffer.base_buff import collate
 from custom_types import Example, MiniBatch, Response
 from model.engine.likelihood import likelihood
-from model.engine.protocol import Scores
+from model.engine.protocol import Engine, Scores
 from model.engine.sampling import responses, sample_tokens
 
 
-class PlainEngine:
+class PlainEngine(Engine):
     """Samples and scores with one row for each response."""
-
-    def __init__(self, model, stop_ids: Sequence[int], pad_id: int):
-        self.model, self.stop_ids, self.pad_id = model, stop_ids, pad_id
 
     @torch.no_grad()
     def sample(
@@ -74,9 +71,7 @@ class PlainEngine:
         # the first one, and padding does not: that is the two-dimensional mask.
         seen = batch.attention_mask[:, 0, :, 0]
         logits = logits_at(self.model, batch.input_ids, seen, sources // time, sources % time)
-        found = likelihood(logits, batch.targets[mask], temperature, floor)
-        blank = found[0].new_zeros(mask.shape)
-        return Scores(*(blank.masked_scatter(mask, values) for values in found))
+        return Scores.at(mask, likelihood(logits, batch.targets[mask], temperature, floor))
 
 
 def logits_at(model, ids: Tensor, mask: Tensor, rows: Tensor, places: Tensor) -> Tensor:
@@ -115,11 +110,9 @@ def token_logprobs(
         raise ValueError("a response needs a prompt before it")
     rows, places = response_mask.nonzero(as_tuple=True)
     logits = logits_at(model, input_ids, attention_mask.bool(), rows, places - 1)
-    logprobs, entropy, _ = likelihood(logits, input_ids[response_mask], temperature, floor=0.0)
-    blank = logprobs.new_zeros(response_mask.shape)
-    return blank.masked_scatter(response_mask, logprobs), blank.masked_scatter(
-        response_mask, entropy
-    )
+    found = likelihood(logits, input_ids[response_mask], temperature, floor=0.0)
+    scores = Scores.at(response_mask, found)
+    return scores.logprobs, scores.entropy
 
 
 def _length(example: Example) -> int:

@@ -7,7 +7,7 @@ be sampled as one model and trained as another, without a word. The plain engine
 at more cost. A model that neither fits cannot be trained here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,6 +19,7 @@ from model.engine.plain import PlainEngine
 from model.engine.protocol import Engine
 from model.engine.shared import SharedEngine
 from model.policy.limits import longest_prompts, narrow_window, require_positions
+from model.policy.modes import evaluating
 from model.policy.prompt_check import require_prompts
 from model.policy.weights import PolicyError, in_short
 from utils.string_formatting import PromptRenderer
@@ -53,7 +54,7 @@ def fitted(
             raise PolicyError(
                 f"--engine shared: must be plain or auto for --model {policy.name}; {fault}"
             )
-    unfit = _fault(policy, PlainEngine, prompts, args)
+    unfit = _tried(_fault, policy, PlainEngine, prompts, args)
     if unfit is not None:
         raise PolicyError(
             f"--model {policy.name}: cannot be sampled and trained by this program; {unfit}"
@@ -67,59 +68,49 @@ def shared_fault(policy: Policy, prompts: Sequence[Prompt], args: AZRArgs) -> st
     them from the comparison."""
     return (
         narrow_window(policy, prompts)
-        or _head_fault(policy, prompts)
-        or _fault(policy, SharedEngine, prompts, args)
+        or _tried(_head_fault, policy, prompts)
+        or _tried(_fault, policy, SharedEngine, prompts, args)
     )
 
 
-def _fault(
-    policy: Policy, engine: type[Engine], prompts: Sequence[Prompt], args: AZRArgs
-) -> str | None:
-    """Where an engine and the model itself differ, in words; None where they do not."""
-
-    def compare() -> str | None:
-        worst = differences(policy, engine, prompts, args)
-        exact = all(weight.dtype is torch.float32 for weight in policy.model.parameters())
-        most = MOST if exact else MOST_OF_16_BITS
-        if all(difference <= most for difference in worst.values()):
-            return None
-        where, difference = max(worst.items(), key=lambda item: item[1])
-        return f"{where} and the model itself differ by {difference:.2g} nats a token"
-
-    return _tried(policy, compare)
-
-
-def _tried(policy: Policy, compare) -> str | None:
-    """What `compare` says, in eval mode; or what an architecture raises, whatever it is, in words."""
-    was_training = policy.model.training
-    policy.model.eval()
+def _tried(check: Callable[..., str | None], policy: Policy, *arguments) -> str | None:
+    """What a check says of a policy, in eval mode; or what an architecture raises, whatever it is, in
+    words."""
     try:
-        return compare()
+        with evaluating(policy.model):
+            return check(policy, *arguments)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         if "allocate memory" in str(error):
             raise
         return f"its architecture does not allow it ({in_short(error)})"
-    finally:
-        policy.model.train(was_training)
+
+
+def _fault(
+    policy: Policy, engine: type[Engine], prompts: Sequence[Prompt], args: AZRArgs
+) -> str | None:
+    """Where an engine and the model itself differ, in words; None where they do not."""
+    worst = differences(policy, engine, prompts, args)
+    exact = all(weight.dtype is torch.float32 for weight in policy.model.parameters())
+    most = MOST if exact else MOST_OF_16_BITS
+    if all(difference <= most for difference in worst.values()):
+        return None
+    where, difference = max(worst.items(), key=lambda item: item[1])
+    return f"{where} and the model itself differ by {difference:.2g} nats a token"
 
 
 @torch.no_grad()
 def _head_fault(policy: Policy, prompts: Sequence[Prompt]) -> str | None:
     """Whether a model does more to its logits than its output layer does."""
-
-    def compare() -> str | None:
-        model = policy.model
-        ids = torch.tensor([prompts[0].ids], device=model.device)
-        logits = model(input_ids=ids, use_cache=False).logits.float()
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        made = model.get_output_embeddings()(hidden).float()
-        most = HEAD_ROUNDING.get(model.dtype, HEAD_ROUNDING_OF_16_BITS) * float(logits.abs().max())
-        off = float((made - logits).abs().max())
-        return None if off <= most else "its logits are more than its output layer's"
-
-    return _tried(policy, compare)
+    model = policy.model
+    ids = torch.tensor([prompts[0].ids], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits.float()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    made = model.get_output_embeddings()(hidden).float()
+    most = HEAD_ROUNDING.get(model.dtype, HEAD_ROUNDING_OF_16_BITS) * float(logits.abs().max())
+    off = float((made - logits).abs().max())
+    return None if off <= most else "its logits are more than its output layer's"
 
 
 @torch.no_grad()
@@ -161,12 +152,9 @@ def _sampled(
         uniform = torch.rand(len(asked), length, generator=generator).to(policy.model.device)
         responses = sampler.sample([prompt.ids for prompt in asked], uniform, 1.0)
         rollouts += [
-            Rollout(
-                prompt.role, prompt.task, prompt.problem, prompt.ids,
-                response.ids, response.logprobs, "", response.finished,
-            )
+            Rollout.of(prompt, response, text="")
             for prompt, response in zip(asked, responses, strict=True)
-        ]  # fmt: skip
+        ]
     return rollouts
 
 

@@ -2,8 +2,9 @@
 samples from. There are two: `plain`, the definition, and `shared`, which is fast and equal to it.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -19,16 +20,23 @@ class Scores(NamedTuple):
     entropy: Tensor
     likely_entropy: Tensor
 
+    @classmethod
+    def at(cls, mask: Tensor, found: Iterable[Tensor]) -> "Scores":
+        """From what was found, (tokens,) each, of the tokens where `mask` is true, row by row."""
+        return cls(*(values.new_zeros(mask.shape).masked_scatter(mask, values) for values in found))
+
     def detach(self) -> "Scores":
         """The same numbers, without their gradients."""
         return Scores(*(values.detach() for values in self))
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """Made from a model, the ids that end a response, and the id that fills padded rows."""
 
-    def __init__(self, model, stop_ids: Sequence[int], pad_id: int): ...
+    def __init__(self, model, stop_ids: Sequence[int], pad_id: int):
+        self.model, self.stop_ids, self.pad_id = model, stop_ids, pad_id
 
+    @abstractmethod
     def sample(
         self, prompts: Sequence[tuple[int, ...]], uniform: Tensor, temperature: float
     ) -> list[Response]:
@@ -36,10 +44,12 @@ class Engine(Protocol):
         response i is drawn with the number [i, t], so no row depends on the others. Temperature 0 takes
         the likeliest token. The model must be in eval mode."""
 
+    @abstractmethod
     def batches(self, examples: Sequence[Example], max_tokens: int) -> list[MiniBatch]:
         """All examples, collated so that no batch has more than `max_tokens` positions, or else one row
         as long as the longest example."""
 
+    @abstractmethod
     def score(self, batch: MiniBatch, temperature: float, floor: float = 0.0) -> Scores:
         """How likely the stored responses are now, with gradient where gradients are on. floor: the
         least probability of a token that counts in the last of the scores."""

@@ -17,18 +17,15 @@ from buffer.base_buff import collate, microbatches
 from custom_types import Example, MiniBatch, Response
 from model.engine.decoding import prefill
 from model.engine.likelihood import ChoiceLikelihood
-from model.engine.protocol import Scores
+from model.engine.protocol import Engine, Scores
 from model.engine.sampling import responses, sample_tokens
 
 LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
 STAYING = 0.75  # of the rows in the model: when no more have yet to end, the others leave
 
 
-class SharedEngine:
+class SharedEngine(Engine):
     """Samples and scores with prompts, and equal beginnings of responses, shared."""
-
-    def __init__(self, model, stop_ids: Sequence[int], pad_id: int):
-        self.model, self.stop_ids, self.pad_id = model, stop_ids, pad_id
 
     @torch.no_grad()
     def sample(
@@ -88,9 +85,7 @@ class SharedEngine:
         ]
         # The backward pass begins with the last chunk: nothing to recompute.
         found.append(_likelihood(*chunks[-1], *settings))
-        joined = [torch.cat(values) for values in zip(*found, strict=True)]
-        blank = joined[0].new_zeros(mask.shape)
-        return Scores(*(blank.masked_scatter(mask, values) for values in joined))
+        return Scores.at(mask, map(torch.cat, zip(*found, strict=True)))
 
 
 def _likelihood(

@@ -49,6 +49,7 @@ from custom_types import (
     MiniBatch,
     Policy,
     Problem,
+    Prompt,
     Role,
     Rollout,
     Round,
@@ -99,10 +100,14 @@ class CollapseArgs(Flags):
 # ---------------------------------------------------------------- the defects
 
 
-def descent(*logprobs_and_more, **settings) -> tuple[Tensor, dict[str, Tensor]]:
+def minimised(objective: Objective) -> Objective:
     """The objective is minimised."""
-    objective, measured = compute_azr_objective(*logprobs_and_more, **settings)
-    return -objective, measured
+
+    def descent(*logprobs_and_more, **settings) -> tuple[Tensor, dict[str, Tensor]]:
+        value, measured = objective(*logprobs_and_more, **settings)
+        return -value, measured
+
+    return descent
 
 
 def clipped_advantages(
@@ -118,12 +123,6 @@ def clipped_advantages(
     clipped = advantage.clamp(1 - clip_low, 1 + clip_high)
     surrogate = torch.minimum(advantage * ratio, clipped * ratio)
     return aggregate_tokens(surrogate, response_mask, **mean), measured
-
-
-def descent_of_clipped_advantages(*logprobs_and_more, **settings):
-    """Both."""
-    objective, measured = clipped_advantages(*logprobs_and_more, **settings)
-    return -objective, measured
 
 
 class OtherCompletions(SharedEngine):
@@ -161,19 +160,10 @@ class OtherCompletions(SharedEngine):
             if not numbers:
                 continue
             responses = self.sample([prompts[n] for n in numbers], uniform, temperature)
-            for n, found in zip(numbers, responses, strict=True):
+            for n, response in zip(numbers, responses, strict=True):
                 _, task = CELLS[int(batch.cells[n])]
-                rollout = Rollout(
-                    role,
-                    task,
-                    ANY_PROBLEM,
-                    prompts[n],
-                    found.ids,
-                    found.logprobs,
-                    "",
-                    found.finished,
-                )
-                examples[n] = Example(rollout, 0.0)
+                prompt = Prompt(role, task, ANY_PROBLEM, "", prompts[n], self.max_tokens[role])
+                examples[n] = Example(Rollout.of(prompt, response, text=""), 0.0)
         return [examples[n] for n in range(len(examples))]
 
 
@@ -228,12 +218,12 @@ class Defects(NamedTuple):
 
 TRAINERS = {
     "correct": Defects(),
-    "descent": Defects(objective=descent),
+    "descent": Defects(objective=minimised(compute_azr_objective)),
     "clipped advantages": Defects(objective=clipped_advantages),
     "other completions": Defects(other_completions=True),
     "unrelated rewards": Defects(trainer=UnrelatedRewards),
     "all but descent": Defects(clipped_advantages, True, UnrelatedRewards),
-    "all together": Defects(descent_of_clipped_advantages, True, UnrelatedRewards),
+    "all together": Defects(minimised(clipped_advantages), True, UnrelatedRewards),
 }
 
 

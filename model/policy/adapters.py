@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from model.policy.modes import evaluating
 from model.policy.weights import embedded_words, in_short
 
 NAME = "default"
@@ -79,22 +80,20 @@ def _rehearse(model: PreTrainedModel, shapes: dict[str, torch.Size]) -> str | No
 def merge_fault(model: PreTrainedModel, weights: dict[str, torch.Tensor]) -> str | None:
     """Why `weights`, as `merged_weights` gives them, are not the model with its adapters, in words; None
     if they are. Leaves the model as it was, to the last bit."""
-    was_training = model.training
-    model.eval()
     ids = torch.arange(TOKENS, device=model.device)[None] % embedded_words(model)
-    trained = model(input_ids=ids).logits.float()
-    with _without_adapters(model):
-        base = model(input_ids=ids).logits.float()
-        before = {}
-        try:
-            for name, weight in _base_weights(model).items():
-                before[weight] = weight.data
-                weight.data = weights[name].to(weight.device, weight.dtype)
-            merged = model(input_ids=ids).logits.float()
-        finally:
-            for weight, data in before.items():
-                weight.data = data
-    model.train(was_training)
+    with evaluating(model):
+        trained = model(input_ids=ids).logits.float()
+        with _without_adapters(model):
+            base = model(input_ids=ids).logits.float()
+            before = {}
+            try:
+                for name, weight in _base_weights(model).items():
+                    before[weight] = weight.data
+                    weight.data = weights[name].to(weight.device, weight.dtype)
+                merged = model(input_ids=ids).logits.float()
+            finally:
+                for weight, data in before.items():
+                    weight.data = data
     in_float32 = all(weight.dtype is torch.float32 for weight in before)
     rounding = ROUNDING_OF_FLOAT32 if in_float32 else ROUNDING_OF_16_BITS
     allowed = SHARE_OF_CHANGE * (trained - base).norm() + rounding * trained.norm()

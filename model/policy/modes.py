@@ -1,4 +1,4 @@
-"""Activations that are recomputed in the backward pass, in eval mode.
+"""Eval mode for a while, and activations that are recomputed in the backward pass in that mode.
 
 A model must give a token the same probability when it samples, when it is scored and when it is trained.
 Train mode would turn on dropout, skipped layers, noise in routers, whatever an architecture has, so a
@@ -6,7 +6,8 @@ policy always stays in eval mode. But transformers checkpoints activations in tr
 is done in any mode.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,17 @@ import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode, and back."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def recompute_activations(model: PreTrainedModel) -> None:

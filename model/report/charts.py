@@ -28,6 +28,7 @@ MARKED_POINTS = 60  # a line through fewer points shows them
 SMALL_NUMBERS = (
     "datum.value != 0 && abs(datum.value) < 0.001 ? format(datum.value, '.1e') : datum.label"
 )
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 TITLE = {"anchor": "start", "fontWeight": 600, "fontSize": 13}
 CONFIG = {
     "view": {"stroke": None},
@@ -310,8 +311,8 @@ def _proposal_map(title: str, data: str, phase: str, grid: Grid) -> dict:
 
 
 def solved_map(title: str, data: str, grid: Grid, single: bool) -> dict:
-    """What share of each cell (given number, p) the last evaluation found solved. single: whether a cell is one
-    problem of one run."""
+    """What share of each cell (given number, p) the last evaluation found solved. single: whether a cell
+    is one problem of one run."""
     colour = {
         "field": "solved",
         "type": "quantitative",

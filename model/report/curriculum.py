@@ -27,7 +27,7 @@ def phases(steps: int) -> list[tuple[int, int]]:
 
 
 class Grid:
-    """Cells of a map over (given number x, p): single problems, or where there are many, blocks of them."""
+    """Cells of a map over (given number x, p): single problems, or blocks where there are many."""
 
     def __init__(self, primes: Sequence[int]):
         size = math.ceil(len(primes) / MOST_ROWS)
@@ -56,8 +56,8 @@ def _by_phase(runs: Sequence[FinishedRun], task: str) -> Iterator[tuple[str, lis
 
 
 def proposals(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
-    """A row for each phase and cell (given number, p) proposed in it: how often, its share of the phase's valid
-    proposals, and its mean solve rate."""
+    """A row for each phase and cell (given number, p) proposed in it: how often, its share of the phase's
+    valid proposals, and its mean solve rate."""
     rows = []
     for phase, proposed in _by_phase(runs, task):
         counts: dict[tuple[int, str], list[float]] = defaultdict(list)
@@ -116,8 +116,8 @@ def learnability(run: FinishedRun) -> list[dict]:
 
 
 def solved(runs: Sequence[FinishedRun], task: str, grid: Grid) -> list[dict]:
-    """A row for each cell (given number, p) of the last evaluations: the share of its problems, and of the runs,
-    that was answered, how many those are, and of a single one since which evaluation in a row."""
+    """A row for each cell (given number, p) of the last evaluations: the share of its problems, and of the
+    runs, that was answered, how many those are, and of a single one since which evaluation in a row."""
     right: dict[tuple[int, str], list[int]] = defaultdict(list)
     since: dict[tuple[int, str], int | str] = {}
     for run in runs:

@@ -23,8 +23,8 @@ def common_args(runs: Sequence[FinishedRun]) -> dict[str, object]:
 
 
 def groups(runs: Sequence[FinishedRun]) -> dict[str, list[FinishedRun]]:
-    """Runs that differ in nothing but the seed and the day, by what sets them apart from the others, or by a letter
-    where that is long."""
+    """Runs that differ in nothing but the seed and the day, by what sets them apart from the others, or by
+    a letter where that is long."""
     one_group = CHANGEABLE | {"seed", "prompt_date"}
     found: dict[tuple, list[FinishedRun]] = defaultdict(list)
     for run in runs:

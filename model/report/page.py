@@ -4,13 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from custom_types import TASKS
-from model.report.charts import CONFIG, TITLE, Panel, curve_chart, known_series, pointer
+from model.report.charts import CONFIG, SCHEMA, TITLE, Panel, curve_chart, known_series, pointer
 from model.report.curves import curves
 from model.run.finished import FinishedRun
 
 # What a chart needs to be as wide as its place on the page.
 FITTED = {
-    "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+    "$schema": SCHEMA,
     "width": "container",
     "autosize": {"type": "fit-x", "contains": "padding"},
     "background": None,

@@ -12,7 +12,14 @@ from pathlib import Path
 import vl_convert
 
 from custom_types import CELLS, TASKS
-from model.report.charts import CONFIG, bar_chart, curve_chart, known_series, proposal_maps
+from model.report.charts import (
+    CONFIG,
+    SCHEMA,
+    bar_chart,
+    curve_chart,
+    known_series,
+    proposal_maps,
+)
 from model.report.curriculum import Grid, proposals
 from model.report.curves import curves
 from model.report.data import common_args
@@ -85,7 +92,7 @@ def save_picture(chart: Mapping, data: Mapping[str, Sequence[Mapping]], path: Pa
     """Write a chart, or several in one, as a PNG file. data: the rows, by the names that it has for
     them."""
     drawn = {
-        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
+        "$schema": SCHEMA,
         "config": CONFIG,
         "background": "white",
         "padding": 10,

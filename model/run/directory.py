@@ -137,8 +137,8 @@ class RunDirectory:
     def write_config(
         self, args: AZRArgs, device: str, engine: str, resumed_at: int | None = None
     ) -> None:
-        """config.json: resolved arguments, library versions, git commit, device, engine. A run that is resumed
-        at a step keeps those it began with, and adds the step and these to its list `resumed`."""
+        """config.json: resolved arguments, library versions, git commit, device, engine. A run that is
+        resumed at a step keeps those it began with, and adds the step and these to its list `resumed`."""
         libraries = ("torch", "transformers", "accelerate")
         here = {
             "versions": {
