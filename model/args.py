@@ -144,6 +144,7 @@ class AZRArgs(Flags):
         0,
         "train low-rank adapters of this rank beside frozen weights; 0: train all weights",
         least=0,
+        most=1024,
     )
     lr: float = flag(1.25e-3, "AdamW's learning rate", above=0, most=1)
     lr_warmup: int = flag(10, "steps over which the learning rate rises linearly to --lr", least=0)
@@ -207,10 +208,13 @@ class AZRArgs(Flags):
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
             )
-        if (self.proposer == "yoked") != (self.yoked_to is not None):
+        if self.proposer == "yoked" and self.yoked_to is None:
             raise ArgumentError(
-                f"--proposer {self.proposer} --yoked-to {self.yoked_to}: must go together, --yoked-to "
-                f"RUN_DIR with --proposer yoked alone"
+                "--proposer yoked: must have --yoked-to RUN_DIR, the run it follows"
+            )
+        if self.proposer != "yoked" and self.yoked_to is not None:
+            raise ArgumentError(
+                f"--yoked-to {self.yoked_to}: must have --proposer yoked, not {self.proposer}"
             )
         if self.advantage == "grpo" and not self.train_attempts:
             raise ArgumentError(

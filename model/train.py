@@ -65,6 +65,9 @@ class RunEndedError(Exception):
     """A run that cannot go on; the message is one sentence for the user."""
 
 
+REFUSALS = (ArgumentError, RunDirectoryError, PolicyError, CheckpointError, RunEndedError)
+
+
 def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     """One run, from arguments to a run directory, in each of its processes; the number of the signal
     that ended it, or 0. Raises RunDirectoryError, PolicyError, CheckpointError or RunEndedError.
@@ -225,9 +228,7 @@ def main(argv: Sequence[str]) -> int:
             saved, folder = resumption.saved, str(resumption.run_dir)
             args = resumed_args(argv, saved, folder, resumption.step)
         stopped = train(args, resumption)
-    except (
-        ArgumentError, RunDirectoryError, PolicyError, CheckpointError, RunEndedError
-    ) as error:  # fmt: skip
+    except REFUSALS as error:
         print(error, file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:

@@ -133,8 +133,11 @@ def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
 def test_the_flag_offers_every_proposer():
     (field,) = (item for item in fields(AZRArgs) if item.name == "proposer")
     assert field.metadata["choices"] == tuple(PROPOSERS)
-    for wrong in (dict(proposer="yoked"), dict(yoked_to="runs/first")):
-        with pytest.raises(ArgumentError, match="must go together"):
+    for wrong, said in (
+        (dict(proposer="yoked"), "--proposer yoked: must have --yoked-to RUN_DIR"),
+        (dict(yoked_to="a"), "--yoked-to a: must have --proposer yoked, not self"),
+    ):
+        with pytest.raises(ArgumentError, match=said):
             AZRArgs(**wrong)
 
 

@@ -11,7 +11,8 @@ from helpers.run_contents import done_here
 
 from constants import ROOT
 from custom_types import CELLS
-from model.eval import baselines, collapse, plots, report
+from model.eval import baselines, collapse, plots, report, study
+from model.flags import ArgumentError
 from model.report.pictures import signed
 from model.run.layout import COMPARISON, REPORT
 from model.run.outputs import PAGE, PICTURE, output_file, output_folder
@@ -214,3 +215,16 @@ def test_a_share_above_one_is_refused():
     for value in ("2", "nan", "-0.1"):
         said = subprocess.run([*command, value], capture_output=True, text=True)
         assert said.returncode == 2 and "must be a number from 0 to 1" in said.stderr
+
+
+@pytest.mark.parametrize("given", ["", " "])
+def test_no_name_is_not_the_current_folder(given, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command, logs in ((collapse, "collapse.jsonl.gz"), (study, "controls.jsonl.gz")):
+        said = refused(command.main, capsys, "--from", ROOT / "diagrams" / logs, "--output", given)
+        assert said == f"--output {given!r}: must be a path"
+    assert refused(study.main, capsys, "--output", given) == said
+    for named in (output_file, lambda one: output_folder(one, ["a"])):
+        with pytest.raises(ArgumentError, match="must be a path"):
+            named(given)
+    assert not list(tmp_path.iterdir())

@@ -64,6 +64,7 @@ def test_what_it_took_to_the_goal_by_hand():
 def test_the_area_by_hand():
     # Trapezoids of width 10: (0.1 + 0.5) / 2 and (0.5 + 0.9) / 2, over 20 steps: (3 + 7) / 20.
     assert a_run([0.1, 0.5, 0.9]).area == pytest.approx(0.5)
+    assert a_run([0.3]).area == 0.3  # of one evaluation
 
 
 def cells(table: str, name: str) -> list[str]:

@@ -93,8 +93,8 @@ class CollapseArgs(Flags):
     )
 
     @property
-    def folder(self) -> Path:
-        return RUNS_DIR / "collapse" if self.output is None else Path(self.output)
+    def folder(self) -> str | Path:
+        return RUNS_DIR / "collapse" if self.output is None else self.output
 
 
 # ---------------------------------------------------------------- the defects

@@ -13,11 +13,12 @@ accuracy against the answers trained on; `--from` makes the last two again from 
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 from constants import ROOT, RUNS_DIR, TINY_MODEL
-from model.args import AZRArgs, parse_args
+from model.args import AZRArgs, given_values, parse_args
 from model.eval.study_results import (
     StudyRun,
     arms_table,
@@ -111,6 +112,11 @@ GRIDS = {
 }
 
 
+# Flags of train.py that a study gives each of its runs, beside those that its conditions differ in.
+OWN_FLAGS = ("model", "seed", "run_dir", "run_name", "resume", "plan", "quiet")
+
+FILES = ("study.md", "study.png")
+
 CONDITIONS = sorted({name for grid in GRIDS.values() for name in grid.conditions})
 
 
@@ -145,10 +151,38 @@ class StudyArgs(Flags):
             raise ArgumentError(
                 f"--only {', '.join(self.only)}: must name self too, which yoked follows"
             )
+        if self.from_ is not None:
+            for item in fields(self):
+                if item.name in ("seeds", "first_seed", "flags") and (
+                    getattr(self, item.name) != item.default
+                ):
+                    raise ArgumentError(
+                        f"{flag_name(item.name)} {getattr(self, item.name)}: must not be given with "
+                        f"--from, which runs nothing"
+                    )
+        compared = {name for one in self.conditions for name in given_values(flags[one])}
+        try:
+            given = given_values(self.further)
+        except ArgumentError as error:
+            raise ArgumentError(f"--flags: {error}") from error
+        for name in given:
+            if name in OWN_FLAGS or name in compared:
+                raise ArgumentError(
+                    f"--flags {self.flags}: must not hold {flag_name(name)}, which the study itself "
+                    f"gives its runs"
+                )
 
     @property
-    def folder(self) -> Path:
-        return RUNS_DIR / "study" if self.output is None else Path(self.output)
+    def folder(self) -> str | Path:
+        return RUNS_DIR / "study" if self.output is None else self.output
+
+    @property
+    def further(self) -> list[str]:
+        """The words of `flags`, as a shell reads them. Raises ArgumentError."""
+        try:
+            return shlex.split(self.flags)
+        except ValueError as error:
+            raise ArgumentError(f"must be words of a shell ({error})") from None
 
     @property
     def conditions(self) -> list[str]:
@@ -253,14 +287,15 @@ def main(argv: Sequence[str]) -> int:
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2
-    grid, output = GRIDS[given.grid], given.folder
+    grid = GRIDS[given.grid]
     seeds = range(given.first_seed, given.first_seed + given.seeds)
     try:
-        if given.from_ is not None:
-            runs = load_runs(Path(given.from_))
-            output_folder(output, ("study.md", "study.png"))
+        if given.from_ is None:
+            output = output_folder(given.folder, ())
+            runs = run_all(grid, given.conditions, seeds, given.further, output)
         else:
-            runs = run_all(grid, given.conditions, seeds, given.flags.split(), output)
+            runs = load_runs(Path(given.from_))
+            output = output_folder(given.folder, FILES)
     except ArgumentError as error:
         sentence = str(error)
         print(sentence if sentence.startswith("--output") else f"--flags: {error}", file=sys.stderr)
@@ -272,8 +307,14 @@ def main(argv: Sequence[str]) -> int:
         print(f"--from {given.from_}: must be logs of a study ({error})", file=sys.stderr)
         return 2
     found = by_condition(runs)
-    results = {name: found[name] for name in grid.conditions if name in found}
-    output.mkdir(parents=True, exist_ok=True)
+    results = {name: found[name] for name in given.conditions if name in found}
+    if not results:
+        named = ", ".join(found) or "nothing"
+        print(
+            f"--from {given.from_}: must hold what --grid {given.grid} compares, not {named}",
+            file=sys.stderr,
+        )
+        return 2
     if given.from_ is None:
         save_runs(runs, output / "study.jsonl.gz")
     text = tables(grid, results)

@@ -62,6 +62,8 @@ class StudyRun:
     def area(self) -> float:
         """Under the accuracy curve, by trapezoids, over its length: a mean accuracy, 0 to 1."""
         steps, _, accuracy = self.curve
+        if len(steps) == 1:
+            return float(accuracy[0])
         return float(np.trapezoid(accuracy, steps) / (steps[-1] - steps[0]))
 
     @property

@@ -19,7 +19,7 @@ READ = 4096  # bytes of a file, in which a mark is
 def output_file(given: str | Path, mark: str | None = None) -> Path:
     """The file that --output names, in a folder that can be written into. Raises ArgumentError where
     it is something that has not this mark, or belongs to a run."""
-    path = Path(given)
+    path = _named(given)
     if not path.parent.is_dir():
         raise ArgumentError(f"--output {given}: must be in a folder that exists")
     _require_writable(path.parent, given)
@@ -32,13 +32,14 @@ def output_folder(given: str | Path, names: Sequence[str], mark: str | None = No
     """The folder for files of these names that --output names, made and written into before anything
     is measured for it. Raises ArgumentError where it holds one of them that has not this mark, or
     belongs to a run."""
-    _require_writable(Path(given), given)
-    taken = [name for name in names if not _is_free(Path(given) / name, mark)]
+    folder = _named(given)
+    _require_writable(folder, given)
+    taken = [name for name in names if not _is_free(folder / name, mark)]
     if taken:
         raise ArgumentError(
             f"--output {given}: must be a folder without {' and '.join(taken)}{_but(mark)}"
         )
-    return Path(given)
+    return folder
 
 
 def require_own(file: Path, mark: str) -> Path:
@@ -46,6 +47,13 @@ def require_own(file: Path, mark: str) -> Path:
     if not _is_free(file, mark):
         raise ArgumentError(f"{file}: must not exist{_but(mark)}; --output names another file")
     return file
+
+
+def _named(given: str | Path) -> Path:
+    """What --output names. Raises ArgumentError for nothing, which Python reads as the current folder."""
+    if not str(given).strip():
+        raise ArgumentError(f"--output {given!r}: must be a path")
+    return Path(given)
 
 
 def _but(mark: str | None) -> str:

@@ -149,6 +149,11 @@ def main(argv: list[str]) -> int:
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2
+    except json.JSONDecodeError as error:
+        print(
+            f"--point, --prepare: must be what this program gives itself ({error})", file=sys.stderr
+        )
+        return 2
     curves = {curve: points_of(curve) for curve in CURVES}
     table = [
         {

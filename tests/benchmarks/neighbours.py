@@ -26,6 +26,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
 from model.flags import ArgumentError, Flags, flag, parse
+from model.run.outputs import output_file
 from utils.tables import markdown_table
 from utils.threads import CHOSEN, spare_neighbours
 
@@ -102,6 +103,7 @@ def run(way: str, threads: int, busy: bool) -> float:
 def main(argv: Sequence[str]) -> int:
     try:
         given = parse(NeighbourArgs, argv, about=__doc__)
+        output = None if given.output is None else output_file(given.output)
     except ArgumentError as error:
         print(error, file=sys.stderr)
         return 2
@@ -126,10 +128,10 @@ def main(argv: Sequence[str]) -> int:
             rows.append(row)
     print(f"{CORES} cores; 1.00 is {reference:.3f} seconds a step")
     print(markdown_table(rows))
-    if given.output is not None:
+    if output is not None:
         named = {f"{way}, {n} threads, {'busy' if b else 'quiet'}": own for (way, n, b), own in found.items()}  # fmt: skip
         text = json.dumps(named, indent=1) + "\n"
-        Path(given.output).write_text(text, encoding="utf-8")
+        output.write_text(text, encoding="utf-8")
     return 0
 
 

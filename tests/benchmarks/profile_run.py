@@ -118,7 +118,11 @@ def main(argv: list[str]) -> int:
             clock.around(owner, name, inside=True)
         for owner, name in OUTSIDE:
             clock.around(owner, name)
-        train.train(args)
+        try:
+            train.train(args)
+        except train.REFUSALS as error:
+            print(error, file=sys.stderr)
+            return 2
     clock.charge()
     spent = {key: seconds for key, seconds in clock.spent.items() if key[0] != START}
     total = sum(spent.values())
