@@ -193,7 +193,8 @@ def test_the_cache_is_the_real_one(precision):
 @pytest.mark.parametrize("precision, dtype", [(FLOAT32, torch.float32), (ADAPTERS, torch.bfloat16)])
 def test_sampling_holds_three_float32_tables_and_the_logits(precision, dtype, rows, words):
     logits, uniform = torch.randn(rows, words).to(dtype), torch.rand(rows)
-    measured = logits.nbytes + peak_of(lambda: sample_tokens(logits, 1.0, uniform))
+    parted = torch.arange(rows)
+    measured = logits.nbytes + peak_of(lambda: sample_tokens(logits, 1.0, uniform, parted))
     model = small(precision, plain=True, vocab_size=words)
     planned = memory.rollout_sizes(model, precision, Stage(rows, rows, 1, 1), rows)["sampling"]
     assert total(planned) == pytest.approx(measured, rel=0.01)

@@ -45,8 +45,8 @@ class SharedEngine(Engine):
         tokens = torch.full((count, most), self.pad_id, device=device)
         logprobs = torch.zeros(count, most, device=device)
         for step in range(most):
-            words, logits = logits.shape[-1], logits[state]
-            token, logprob = sample_tokens(logits, temperature, uniform[held, step])
+            words = logits.shape[-1]
+            token, logprob = sample_tokens(logits, temperature, uniform[held, step], state)
             token = token.masked_fill(ended, self.pad_id)  # so that ended rows do not part
             tokens[held, step], logprobs[held, step] = token, logprob
             ended |= torch.isin(token, stops)
