@@ -163,7 +163,7 @@ class AZRArgs(Flags):
         "sequence", "what counts equally in the objective", choices=("sequence", "token")
     )
     proposer_weight: float = flag(
-        3.0, "weight of a proposal in the loss, where an answer has 1", above=0
+        0.3, "weight of a proposal in the loss, where an answer has 1", above=0
     )
     entropy_coef: float = flag(0.1, "weight of the entropy bonus", least=0)
     entropy_floor: float = flag(

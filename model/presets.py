@@ -52,6 +52,7 @@ SMOLLM2_PRESET = PRETRAINED | dict(
     lr_warmup=5,
     minibatches=1,
     microbatch_tokens=512,
+    proposer_weight=3.0,
     entropy_coef=0.15,
     entropy_floor=0.01,  # a bonus on all words pays for lost form, see model/eval/README.md
 )

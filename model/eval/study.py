@@ -93,7 +93,7 @@ GRIDS = {
                 "self": (),
                 "global advantage": ("--advantage", "global"),
                 "grpo advantage": ("--advantage", "grpo"),
-                "proposer weight 1": ("--proposer-weight", "1"),
+                "proposer weight 3": ("--proposer-weight", "3"),
                 "separate triples": ("--no-share-triples",),
                 "entropy 0.001": ("--entropy-coef", "0.001"),
             },
