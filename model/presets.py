@@ -5,7 +5,14 @@ the language of a folder.
 
 from typing import Any
 
-from constants import FULL_FINE_TUNING_MEMORY, MAXIMUM_PRIME, SMOLLM2_MODEL, TINY_MODEL
+from constants import (
+    FULL_FINE_TUNING_MEMORY,
+    MAXIMUM_PRIME,
+    REASONER_MODEL,
+    REASONER_PRIME,
+    SMOLLM2_MODEL,
+    TINY_MODEL,
+)
 
 # What every model that can write already has in common.
 PRETRAINED = dict(
@@ -57,14 +64,35 @@ SMOLLM2_PRESET = PRETRAINED | dict(
     entropy_floor=0.01,  # a bonus on all words pays for lost form, see model/eval/README.md
 )
 
+# The embedded policy that writes a scratchpad: long answers that a rule can be learned from, at a rate
+# that leaves the arithmetic it began with in place.
+REASONER_PRESET = dict(
+    total_steps=60,
+    max_prime=REASONER_PRIME,
+    batch_size=64,
+    n_attempts=6,
+    share_triples=False,
+    max_answer_tokens=128,
+    crowding_cost=10.0,
+    lr=2e-4,
+    lr_warmup=0,
+    minibatches=2,
+    entropy_coef=0.0,
+    warm_start_steps=2000,
+    warm_start_lr=2e-3,
+    warm_start_batch=96,
+)
+
 # The preset of each prompt language.
 PRESETS: dict[str, dict[str, Any]] = {
     "compact": {},
+    "scratchpad": REASONER_PRESET,
     "dialogue": SMOLLM2_PRESET,
     "chat": CHAT_PRESET,
 }
 
-LANGUAGES = {TINY_MODEL: "compact", SMOLLM2_MODEL: "dialogue"}
+LANGUAGES = {TINY_MODEL: "compact", REASONER_MODEL: "scratchpad", SMOLLM2_MODEL: "dialogue"}
+SMALL = "compact", "scratchpad"
 
 
 def language_by_name(model: str) -> str:
@@ -84,7 +112,7 @@ def preset(language: str, gpu_memory: float | None = None) -> dict[str, Any]:
 def is_small(language: str) -> bool:
     """Whether a policy of this language is one like `tiny`, whatever it is called: on the CPU, in
     float32. Only so small a model needs a language made for it."""
-    return language == "compact"
+    return language in SMALL
 
 
 def recomputes(language: str) -> bool:

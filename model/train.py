@@ -32,7 +32,7 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from constants import TINY_MODEL
+from constants import EMBEDDED_MODELS
 from custom_types import Policy
 from model.args import ArgumentError, AZRArgs, parse_args, with_prompt_date
 from model.checkpoint import restore, save_policy, training_state
@@ -119,7 +119,8 @@ def _train(
             recorder.say(why)
     if args.warm_starts and state is None:
         started = time.perf_counter()
-        loss = warm_start(policy, renderer, args)
+        say = recorder.say if recorder is not None else (lambda line: None)
+        loss = warm_start(policy, renderer, args, say)
         if recorder is not None:
             recorder.warm_started(loss, time.perf_counter() - started)
     trainer = AZRTrainer(policy, renderer, args, accelerator, followed=followed)
@@ -166,7 +167,7 @@ def _with_engine(
 ) -> tuple[Policy, str | None]:
     """The policy with an engine that fits it, and a line where that needs one. Raises PolicyError. tiny
     is made for the shared engine, and needs no trial."""
-    if args.model != TINY_MODEL:
+    if args.model not in EMBEDDED_MODELS:
         return fitted(policy, renderer, args)
     return replace(policy, engine="plain" if args.engine == "plain" else "shared"), None
 

@@ -31,7 +31,7 @@ import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME, TINY_MODEL
+from constants import DEFAULT_SEED, EMBEDDED_MODELS, MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import Policy, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
 from model.engine.probe import fitted
@@ -153,7 +153,7 @@ def policy_scores(
     cuda = torch.cuda.is_available() and not is_small(policy.prompts.name)  # as in training
     policy.model.to("cuda" if cuda else "cpu")
     renderer = PromptRenderer.for_policy(policy, args)
-    if policy.name != TINY_MODEL:
+    if policy.name not in EMBEDDED_MODELS:
         policy, _ = fitted(policy, renderer, args, roles=(Role.SOLVER,))
     evaluator = Evaluator(policy, renderer, args)
     with torch.autocast("cuda", torch.bfloat16, enabled=cuda):

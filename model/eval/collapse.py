@@ -19,6 +19,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from random import Random
 from statistics import fmean
@@ -61,8 +62,9 @@ from model.engine.shared import SharedEngine
 from model.eval.evaluator import Evaluator, evaluation_problems
 from model.flags import ArgumentError, Flags, flag, parse
 from model.learner import Learner, Objective
+from model.policy.supervised import train_on_texts
 from model.policy.tiny import build_tiny
-from model.policy.warm_start import train_on_texts, warm_start
+from model.policy.warm_start import warm_start
 from model.report.charts import Panel, curve_chart
 from model.report.curves import curves
 from model.report.pictures import save_picture, sized
@@ -246,7 +248,7 @@ def prepare(args: AZRArgs, unclosed: float) -> tuple[Policy, PromptRenderer]:
         (renderer.solver(a.problem), a.text.removesuffix("}") if index in chosen else a.text)
         for index, a in enumerate(answers)
     ]
-    train_on_texts(policy, [texts] * PREPARING_STEPS, args.lr)
+    train_on_texts(policy, [texts] * PREPARING_STEPS, repeat(args.lr))
     return policy, renderer
 
 

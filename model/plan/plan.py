@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from buffer.packing import row_length
-from constants import CARDS, PLANNED_CARD, SHAPES, TINY_MODEL
+from constants import CARDS, EMBEDDED_MODELS, PLANNED_CARD, REASONER_MODEL, SHAPES, TINY_MODEL
 from custom_types import TASKS, PromptSet
 from model.args import AZRArgs
 from model.plan.memory import (
@@ -34,12 +34,13 @@ from model.plan.memory import (
     update_sizes,
 )
 from model.policy.modes import recompute_activations
+from model.policy.reasoner import build_reasoner, reasoner_tokenizer
 from model.policy.tiny import build_tiny, tiny_tokenizer
 from model.policy.weights import PolicyError, require_hub_model
 from model.presets import is_small, recomputes
 from model.proposers import PROPOSERS
 from prime_inversion import all_problems, primes_between
-from prompts import CHAT, COMPACT, PROMPT_SETS, TURN
+from prompts import CHAT, COMPACT, PROMPT_SETS, SCRATCHPAD, TURN
 from utils.string_formatting import PromptRenderer
 
 GIB = 2**30
@@ -127,11 +128,13 @@ def _advice(full: Sequence[str], standing: int, usable: int, rank: int) -> str:
 
 def read_model(args: AZRArgs) -> tuple[PreTrainedModel, PromptSet]:
     """The model that `args` names, without weights, and its prompt language. Raises PolicyError."""
-    if not (args.model in (TINY_MODEL, *SHAPES) or Path(args.model).is_dir()):
+    if not (args.model in (*EMBEDDED_MODELS, *SHAPES) or Path(args.model).is_dir()):
         require_hub_model(args.model, ADVICE)
     try:
         if args.model == TINY_MODEL:
             config = build_tiny(args.max_prime, args.seed).model.config
+        elif args.model == REASONER_MODEL:
+            config = build_reasoner(args.max_prime).model.config
         elif args.model in SHAPES:
             config = AutoConfig.for_model(**SHAPES[args.model])
         else:
@@ -170,7 +173,10 @@ class _Counting:
 def count_stages(args: AZRArgs, language: PromptSet) -> tuple[Stage, Stage, Stage]:
     """Proposing, solving and evaluating, in the worst case: every proposal is valid and new, every
     response as long as it may be. Attempts at a problem share its prompt, other prompts nothing."""
-    tokenizer = tiny_tokenizer(args.max_prime) if language is COMPACT else _Counting()
+    tokenizer = {
+        COMPACT.name: lambda: tiny_tokenizer(args.max_prime),
+        SCRATCHPAD.name: reasoner_tokenizer,
+    }.get(language.name, _Counting)()
     renderer = PromptRenderer.for_run(language, tokenizer, args)
     prime = primes_between(args.min_prime, args.max_prime)[-1]
     asked = [all_problems(task, prime, prime)[-1] for task in TASKS]  # about the longest numbers

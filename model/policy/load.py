@@ -19,17 +19,24 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from constants import SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
+from constants import (
+    EMBEDDED_MODELS,
+    REASONER_MODEL,
+    SMOLLM2_INSTALL,
+    SMOLLM2_MODEL,
+    TINY_MODEL,
+)
 from custom_types import Policy
 from model.args import AZRArgs
 from model.policy.adapters import AdapterError, add_adapters
 from model.policy.language import language
 from model.policy.modes import recompute_activations
 from model.policy.origin import origin
+from model.policy.reasoner import build_reasoner
 from model.policy.tiny import build_tiny
 from model.policy.weights import PolicyError, load_whole, vocabulary
 from model.presets import is_small, recomputes
-from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS
+from prompts import CHAT, DIALOGUE, PROMPT_SETS
 
 
 def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
@@ -41,7 +48,7 @@ def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
     """
     if args.lora_rank and find_spec("peft") is None:
         raise PolicyError(f"--lora-rank {args.lora_rank}: needs the package peft; pip install peft")
-    is_ours = args.model in (TINY_MODEL, SMOLLM2_MODEL)
+    is_ours = args.model in (*EMBEDDED_MODELS, SMOLLM2_MODEL)
     weights = None if args.lora_rank else checkpoint
     if weights is None or is_ours:
         policy = _named(args)
@@ -70,6 +77,8 @@ def _named(args: AZRArgs) -> Policy:
     """The policy before any step of a run."""
     if args.model == TINY_MODEL:
         return build_tiny(args.max_prime, args.seed)
+    if args.model == REASONER_MODEL:
+        return build_reasoner(args.max_prime)
     if args.model == SMOLLM2_MODEL:
         return load_smollm2()
     cuda = torch.cuda.is_available() and not is_small(language(args.model))
@@ -80,8 +89,8 @@ def _named(args: AZRArgs) -> Policy:
 
 
 def require_words(policy: Policy, max_prime: int) -> None:
-    """Raise PolicyError if a policy of the compact language has no word for a number as large as that."""
-    if policy.prompts is COMPACT and str(max_prime) not in policy.tokenizer.get_vocab():
+    """Raise PolicyError if a policy whose words are numbers has none for a number as large as that."""
+    if is_small(policy.prompts.name) and str(max_prime) not in policy.tokenizer.get_vocab():
         raise PolicyError(
             f"--max-prime {max_prime}: must be a number that {policy.name} has a word for; it was made "
             f"for smaller primes"

@@ -6,47 +6,36 @@ and proposals of three arbitrary numbers. Afterwards its responses can be parsed
 right as by guessing; all that it learns about inverses it learns from the verifier.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from random import Random
 from string import Template
 
-import torch
-
 from custom_types import TASKS, Policy, Prompt, Role, TaskType
 from model.args import AZRArgs
+from model.policy.reasoner import learn_arithmetic
+from model.policy.supervised import train_on_texts
 from prime_inversion import generate_problems, primes_between
-from prompts import EQUATION
+from prompts import EQUATION, SCRATCHPAD
 from utils.string_formatting import PromptRenderer, format_answer
 
-IGNORED = -100  # the label that transformers' loss leaves out
 
-
-def warm_start(policy: Policy, renderer: PromptRenderer, args: AZRArgs) -> float:
-    """Train `policy.model` in place for `args.warm_start_steps` steps; the last loss, in nats."""
+def warm_start(
+    policy: Policy,
+    renderer: PromptRenderer,
+    args: AZRArgs,
+    say: Callable[[str], None] = lambda line: None,
+) -> float | None:
+    """Train `policy.model` in place for `args.warm_start_steps` steps; the last loss, in nats, None where
+    nothing had to be learned. say: hears what takes minutes, before it does."""
+    if policy.prompts is SCRATCHPAD:
+        return learn_arithmetic(policy, renderer, args, say)
     example_rng = Random(f"{args.seed}/warm start")
     batches = (
         [_example(renderer, example_rng, args) for _ in range(args.warm_start_batch)]
         for _ in range(args.warm_start_steps)
     )
-    return train_on_texts(policy, batches, args.warm_start_lr)
-
-
-def train_on_texts(
-    policy: Policy, batches: Iterable[Sequence[tuple[Prompt, str]]], lr: float
-) -> float:
-    """Train in place, one supervised AdamW step for each batch of prompts with their responses; the
-    last loss, in nats a token."""
-    model = policy.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
-    loss = torch.zeros(())
-    model.train()
-    for texts in batches:
-        ids, labels = _pad(texts, policy)
-        loss = model(input_ids=ids, labels=labels).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    return loss.item()
+    return train_on_texts(policy, batches, repeat(args.warm_start_lr))
 
 
 def _example(renderer: PromptRenderer, example_rng: Random, args: AZRArgs) -> tuple[Prompt, str]:
@@ -62,20 +51,3 @@ def _example(renderer: PromptRenderer, example_rng: Random, args: AZRArgs) -> tu
     numbers = {letter: example_rng.randint(1, args.max_prime) for letter in "xyp"}
     equation = Template(EQUATION[task]).substitute(numbers)
     return renderer.proposer(task, references), format_answer(equation)
-
-
-def _pad(texts: Sequence[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and labels, (batch, time) int64; prompts and pads are not learned."""
-    prompts = [list(prompt.ids) for prompt, _ in texts]
-    responses = [
-        [*policy.tokenizer(text, add_special_tokens=False)["input_ids"], policy.stop_ids[0]]
-        for _, text in texts
-    ]
-    pairs = list(zip(prompts, responses, strict=True))
-    width = max(len(prompt) + len(response) for prompt, response in pairs)
-    ids, labels = [], []
-    for prompt, response in pairs:
-        padding = width - len(prompt) - len(response)
-        ids.append(prompt + response + [policy.pad_id] * padding)
-        labels.append([IGNORED] * len(prompt) + response + [IGNORED] * padding)
-    return torch.tensor(ids), torch.tensor(labels)

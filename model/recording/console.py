@@ -12,7 +12,7 @@ from math import isnan
 from pathlib import Path
 from statistics import fmean
 
-from constants import CUDA_MODEL, ROOT, TINY_MODEL
+from constants import CUDA_MODEL, EMBEDDED_MODELS, REASONER_MODEL, ROOT
 from custom_types import ROLES, TASKS, Policy
 from model.args import AZRArgs
 from model.run.finished import evaluated_rows
@@ -47,7 +47,7 @@ class Console:
 
     def start(self, policy: Policy, device: str) -> None:
         """Name what is trained, where, how it samples and where the run is kept."""
-        if policy.name == TINY_MODEL:
+        if policy.name in EMBEDDED_MODELS:
             self.say(f"training the embedded policy; with a GPU the default is {CUDA_MODEL}")
         args, size = self.args, sum(weight.numel() for weight in policy.model.parameters())
         self.say(f"{policy.name}: {size:,} parameters on {device}, run directory {self.run_dir}")
@@ -65,9 +65,11 @@ class Console:
             self.accuracy = evaluated_rows(rows)[-1]["eval/accuracy"]
             self.say(f"going on from {checkpoint}")
 
-    def warm_started(self, loss: float, seconds: float) -> None:
-        """The warm start is over."""
-        self.say(f"format-only warm start: {seconds:.0f} s, loss {loss:.2f} nats a token")
+    def warm_started(self, loss: float | None, seconds: float) -> None:
+        """The warm start is over. loss: the last one, None where nothing had to be learned."""
+        what = "warm start" if self.args.model == REASONER_MODEL else "format-only warm start"
+        learned = "kept from before" if loss is None else f"loss {loss:.2f} nats a token"
+        self.say(f"{what}: {seconds:.0f} s, {learned}")
 
     def step(self, metrics: Mapping[str, float]) -> None:
         """Print a line for a row of metrics: accuracy of the last evaluation, valid proposals of each

@@ -69,7 +69,7 @@ class Recorder:
         begun, _ = position_of("metrics", positions)
         self.tracker = WandbTracker(self.args, self.run.path, begun, saved.get("tracker"))
 
-    def warm_started(self, loss: float, seconds: float) -> None:
+    def warm_started(self, loss: float | None, seconds: float) -> None:
         """The warm start is over."""
         self.console.warm_started(loss, seconds)
 
