@@ -22,7 +22,7 @@ from model.args import AZRArgs, parse_args
 from model.engine.shared import SharedEngine
 from model.eval.collapse import TRAINERS, prompts_of
 from model.eval.evaluator import Evaluator
-from model.eval.study import GRIDS, SELF, arguments, conflict, run
+from model.eval.study import GRIDS, OTHER, SELF, arguments, conflict, run
 from model.eval.study_results import (
     StudyRun,
     arms_table,
@@ -115,13 +115,14 @@ def test_every_condition_of_every_grid_is_a_legal_command_line(tmp_path):
     for grid in GRIDS.values():
         for name, flags in grid.conditions.items():
             further = [*grid.flags, "--eval-every", "7"]
-            argv = arguments(flags, 3, further, tmp_path)
+            argv = arguments(grid.model, flags, (3, 8), 1, further, tmp_path)
             args = parse_args(argv, gpu_memory=79.0)  # on a machine with a GPU too
-            assert (args.model, args.seed, args.eval_every) == ("tiny", 3, 7)
-            assert (args.yoked_to == str(tmp_path / "self" / "seed3")) == (SELF in flags)
-            seen.setdefault(name, set()).add(args)
+            assert (args.model, args.seed, args.eval_every) == (grid.model, 8, 7)
+            assert (args.yoked_to == str(tmp_path / "self" / "seed8")) == (SELF in flags)
+            assert (args.yoked_to == str(tmp_path / "self" / "seed3")) == (OTHER in flags)
+            seen.setdefault((grid.model, name), set()).add(args)
     # "self" runs shorter among the arms; "31" is "self" by another name.
-    assert {name for name, found in seen.items() if len(found) > 1} == {"self"}
+    assert {name for name, found in seen.items() if len(found) > 1} == {("tiny", "self")}
     assert len(set.union(*seen.values())) == sum(map(len, seen.values())) - 1
 
 
@@ -132,7 +133,7 @@ def test_each_run_is_told_its_model(tmp_path, monkeypatch):
         "model.eval.study.subprocess.run",
         lambda command, **_: told.append(command) or CompletedProcess(command, 0, "", ""),
     )
-    run(tmp_path / "self" / "seed0", arguments((), 0, (), tmp_path))
+    run(tmp_path / "self" / "seed0", arguments("tiny", (), (0,), 0, (), tmp_path))
     assert told[0][told[0].index("--model") + 1] == "tiny"
 
 

@@ -3,6 +3,7 @@ how cost grows with the largest prime.
 
     python model/eval/study.py --grid arms --first-seed 10 --seeds 10 --output runs/arms
     python model/eval/study.py --grid controls --output runs/study
+    python model/eval/study.py --grid reasoner --first-seed 40 --seeds 10 --output runs/reasoner
     python model/eval/study.py --grid growth --output runs/growth
     python model/eval/study.py --grid arms --from diagrams/arms.jsonl.gz --output pictures
 
@@ -16,7 +17,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -25,12 +26,15 @@ from typing import NamedTuple
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-from constants import ROOT, RUNS_DIR, TINY_MODEL
+from constants import REASONER_MODEL, ROOT, RUNS_DIR, TINY_MODEL
 from model.args import AZRArgs, given_values, parse_args
 from model.eval.study_results import (
+    BY_ANSWERS,
+    Endpoint,
     StudyRun,
     arms_table,
     by_condition,
+    by_tokens,
     contrasts_table,
     controls_table,
     load_runs,
@@ -46,18 +50,22 @@ from model.run.rows import RunDirectoryError
 
 class Grid(NamedTuple):
     """panels: of the figure, each with its conditions and their flags; a condition in two panels is
-    run once. flags: of every run. contrasts: pairs of conditions, compared seed by seed."""
+    run once. flags: of every run. contrasts: pairs of conditions, compared seed by seed. model: what is
+    trained. endpoint: by what they are compared."""
 
     panels: Mapping[str, Mapping[str, Sequence[str]]]
     flags: Sequence[str] = ()
     contrasts: Sequence[tuple[str, str]] = ()
+    model: str = TINY_MODEL
+    endpoint: Endpoint = BY_ANSWERS
 
     @property
     def conditions(self) -> dict[str, Sequence[str]]:
         return {name: flags for panel in self.panels.values() for name, flags in panel.items()}
 
 
-SELF = "{self}"  # in a flag: the run directory of the condition `self` with the same seed
+# In a flag: the run directory of the condition `self` with the same seed, or with the next one.
+SELF, OTHER = "{self}", "{other}"
 # model/eval/README.md is the protocol of this one.
 ARMS = {
     "self": (),
@@ -68,11 +76,31 @@ ARMS = {
     "decoy": ("--proposer", "decoy"),
     "no proposer": ("--proposer", "none", "--seed-problems", "1000"),
 }
+TOKENS = 1_200_000
+REASONER_ARMS = {
+    "self": (),
+    "self, variance": ("--reward", "variance"),
+    "yoked": ("--proposer", "yoked", "--yoked-to", SELF),
+    "decoy": ("--proposer", "decoy"),
+    "snapshot": ("--proposer", "frozen"),
+    "uniform": ("--proposer", "uniform"),
+    "adaptive": ("--proposer", "adaptive"),
+    "log-uniform": ("--proposer", "log_uniform"),
+    "window": ("--proposer", "window"),
+    "replayed": ("--proposer", "replayed", "--yoked-to", OTHER),
+}
 GRIDS = {
     "arms": Grid(
         {"who proposes": ARMS},
         flags=("--total-steps", "120"),
         contrasts=(*((arm, "self") for arm in ARMS if arm != "self"), ("yoked", "decoy")),
+    ),
+    "reasoner": Grid(
+        {"who proposes": REASONER_ARMS},
+        flags=("--eval-every", "5", "--no-eval-uniform"),
+        contrasts=tuple(("self", arm) for arm in REASONER_ARMS if arm != "self"),
+        model=REASONER_MODEL,
+        endpoint=by_tokens(TOKENS, goal=0.25),
     ),
     "controls": Grid(
         {
@@ -147,9 +175,14 @@ class StudyArgs(Flags):
                 f"--only {', '.join(self.only)}: must name a condition of --grid {self.grid}"
             )
         flags = GRIDS[self.grid].conditions
-        if "self" not in self.conditions and any(SELF in flags[one] for one in self.conditions):
+        following = [one for one in self.conditions if follows(flags[one])]
+        if following and "self" not in self.conditions:
             raise ArgumentError(
-                f"--only {', '.join(self.only)}: must name self too, which yoked follows"
+                f"--only {', '.join(self.only)}: must name self too, which {following[0]} follows"
+            )
+        if any(OTHER in flags[one] for one in following) and self.seeds < 2:
+            raise ArgumentError(
+                f"--seeds {self.seeds}: must be 2 or more, since a run follows one of another seed"
             )
         if self.from_ is not None:
             for item in fields(self):
@@ -190,11 +223,28 @@ class StudyArgs(Flags):
         return [one for one in GRIDS[self.grid].conditions if one in self.only or not self.only]
 
 
-def arguments(flags: Sequence[str], seed: int, further: Sequence[str], folder: Path) -> list[str]:
-    """The command line of a run of a study in `folder`; the flags of the condition come last and win."""
-    paired = str(folder / "self" / f"seed{seed}")
-    deciding = [paired if word == SELF else word for word in flags]
-    return ["--model", TINY_MODEL, "--seed", str(seed), *further, *deciding]
+def arguments(
+    model: str,
+    flags: Sequence[str],
+    seeds: Sequence[int],
+    number: int,
+    further: Sequence[str],
+    folder: Path,
+) -> list[str]:
+    """The command line of the run of a study in `folder` that has the seed of that number; the flags of
+    the condition come last and win."""
+    other = seeds[(number + 1) % len(seeds)]
+    followed = {SELF: seeds[number], OTHER: other}
+    deciding = [
+        str(folder / "self" / f"seed{followed[word]}") if word in followed else word
+        for word in flags
+    ]
+    return ["--model", model, "--seed", str(seeds[number]), *further, *deciding]
+
+
+def follows(flags: Sequence[str]) -> bool:
+    """Whether a condition needs the runs of self."""
+    return SELF in flags or OTHER in flags
 
 
 def is_finished(run_dir: Path, wanted: AZRArgs) -> bool:
@@ -245,13 +295,14 @@ def run_all(
     runs = {}
     for name in names:
         folder = output / name.replace(", ", "_").replace(" ", "_")
-        for seed in seeds:
-            argv = arguments(grid.conditions[name], seed, [*grid.flags, *further], output)
+        for number, seed in enumerate(seeds):
+            flags = grid.conditions[name]
+            argv = arguments(grid.model, flags, seeds, number, [*grid.flags, *further], output)
             runs[name, seed] = folder / f"seed{seed}", argv
     conflicts = [reason for one in runs.values() if (reason := conflict(*one))]
     if conflicts:
         raise ArgumentError(conflicts[0])
-    followers = {key for key in runs if SELF in grid.conditions[key[0]]}
+    followers = {key for key in runs if follows(grid.conditions[key[0]])}
     for wave in (runs.keys() - followers, followers):  # those that follow a run come after it
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             jobs = [pool.submit(run, *runs[key]) for key in runs if key in wave]
@@ -267,8 +318,9 @@ class StudyError(Exception):
 
 def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
     """Markdown."""
-    first: Callable = arms_table if grid.contrasts else controls_table
     known = [pair for pair in grid.contrasts if set(pair) <= set(results)]
+    first = arms_table(results, grid.endpoint) if grid.contrasts else controls_table(results)
+    second = contrasts_table(results, known, grid.endpoint)
     commits = {run.commit for runs in results.values() for run in runs}
     minutes = (
         sum(
@@ -277,7 +329,7 @@ def tables(grid: Grid, results: Mapping[str, Sequence[StudyRun]]) -> str:
         / 60
     )
     about = f"Commit {', '.join(sorted(map(str, commits)))}; {minutes:.0f} minutes of steps on one core."
-    return "\n".join([first(results), contrasts_table(results, known), about]) + "\n"
+    return "\n".join([first, second, about]) + "\n"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -323,7 +375,8 @@ def main(argv: Sequence[str]) -> int:
         title: {name: results[name] for name in conditions if name in results}
         for title, conditions in grid.panels.items()
     }
-    save_figure({title: runs for title, runs in panels.items() if runs}, output / "study.png")
+    shown = {title: runs for title, runs in panels.items() if runs}
+    save_figure(shown, output / "study.png", grid.endpoint)
     print(text)
     return 0
 

@@ -6,11 +6,12 @@ directories: condition, seed, commit, arguments, and every row of `metrics.jsonl
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, median
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -71,6 +72,24 @@ class StudyRun:
         """The mean accuracy of the last evaluations."""
         return float(self.curve[2][-LAST_EVALUATIONS:].mean())
 
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        """Response tokens sampled so far at each evaluation, those of proposals included."""
+        return np.array([row.get("num_tokens", 0) for row in evaluated_rows(self.metrics)])
+
+    def area_over(self, tokens: int) -> float:
+        """Under the accuracy curve until so many tokens have been sampled, over their number. Raises
+        ValueError where a run has sampled fewer."""
+        spent, accuracy = self.tokens, self.curve[2]
+        if spent[-1] < tokens:
+            raise ValueError(
+                f"{self.condition}, seed {self.seed}: must have sampled {tokens:,} tokens, and has "
+                f"{spent[-1]:,}"
+            )
+        within = spent < tokens
+        until = np.append(spent[within], tokens)
+        return float(np.trapezoid(np.interp(until, spent, accuracy), until) / tokens)
+
     @property
     def reached(self) -> tuple[float, float] | None:
         """Steps and answers trained on to the goal; None where it was not met."""
@@ -85,11 +104,54 @@ class StudyRun:
         """Answers trained on to the goal; infinitely many where it was not met."""
         return float("inf") if self.reached is None else self.reached[1]
 
+    def tokens_to(self, goal: float, most: int) -> float:
+        """Tokens sampled until accuracy was the goal, by a straight line between evaluations; infinitely
+        many where that was not within `most`."""
+        spent, accuracy = self.tokens, self.curve[2]
+        above = accuracy >= goal
+        if not above.any():
+            return float("inf")
+        first = int(above.argmax())
+        if first == 0:
+            return float(spent[0])
+        share = (goal - accuracy[first - 1]) / (accuracy[first] - accuracy[first - 1])
+        found = float(spent[first - 1] + share * (spent[first] - spent[first - 1]))
+        return found if found <= most else float("inf")
+
     def mean(self, key: str, last: int | None = None) -> float | None:
         """Of a metric over the steps, or the last of them; None where none has it."""
         steps = self.metrics[1:] if last is None else self.metrics[1:][-last:]
         known = [row[key] for row in steps if row.get(key) is not None]
         return fmean(known) if known else None
+
+
+class Endpoint(NamedTuple):
+    """What the runs of a study are compared by. area: under the accuracy curve, of a run. spent: to the
+    goal, infinitely much where it was not met. unit: of what is spent."""
+
+    goal: float
+    unit: str
+    area: Callable[[StudyRun], float]
+    spent: Callable[[StudyRun], float]
+
+    def reached(self, runs: Iterable[StudyRun]) -> int:
+        """How many runs met the goal."""
+        return sum(self.spent(run) < float("inf") for run in runs)
+
+
+BY_ANSWERS = Endpoint(
+    GOAL, "answers", lambda run: run.area, lambda run: run.answers_to_goal
+)  # all conditions train on as many a step
+
+
+def by_tokens(budget: int, goal: float) -> Endpoint:
+    """Over all sampled tokens, proposals included, up to a budget."""
+    return Endpoint(
+        goal,
+        "tokens",
+        lambda run: run.area_over(budget),
+        lambda run: run.tokens_to(goal, budget),
+    )
 
 
 def save_runs(runs: Iterable[StudyRun], path: Path) -> None:
@@ -149,13 +211,13 @@ def controls_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
     return markdown_table(rows)
 
 
-def arms_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
+def arms_table(results: Mapping[str, Sequence[StudyRun]], endpoint: Endpoint = BY_ANSWERS) -> str:
     """Markdown: the endpoint of each arm, what it took to the goal where a run that did not get there
     counts as later than all that did, and what its answers were for."""
     rows = []
     for name, runs in results.items():
-        areas = [run.area for run in runs]
-        took = sorted(run.answers_to_goal for run in runs)
+        areas = [endpoint.area(run) for run in runs]
+        took = sorted(endpoint.spent(run) for run in runs)
         shares = {use: [run.mean(f"answer_frac/{use}") or 0.0 for run in runs] for use in USES}
         rows.append(
             {
@@ -163,8 +225,8 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]]) -> str:
                 "seeds": str(len(runs)),
                 "area under the curve": _with_interval(areas),
                 "final accuracy": f"{fmean(run.final for run in runs):.3f}",
-                f"reached {GOAL}": f"{sum(run.reached is not None for run in runs)} of {len(runs)}",
-                "median answers to it": _answers(median(took)),
+                f"reached {endpoint.goal}": f"{endpoint.reached(runs)} of {len(runs)}",
+                f"median {endpoint.unit} to it": _answers(median(took)),
                 **{f"answers {use}": f"{fmean(share):.2f}" for use, share in shares.items()},
             }
         )
@@ -183,7 +245,9 @@ def _answers(number: float) -> str:
 
 
 def contrasts_table(
-    results: Mapping[str, Sequence[StudyRun]], contrasts: Sequence[tuple[str, str]]
+    results: Mapping[str, Sequence[StudyRun]],
+    contrasts: Sequence[tuple[str, str]],
+    endpoint: Endpoint = BY_ANSWERS,
 ) -> str:
     """Markdown: the endpoint's paired difference of each pair of conditions, over the seeds that both
     have, with Holm's correction over all of them; and on how many seeds the first was sooner at the
@@ -196,10 +260,11 @@ def contrasts_table(
             continue
         found.append(
             paired_contrast(
-                [one[seed].area for seed in seeds], [other[seed].area for seed in seeds]
+                [endpoint.area(one[seed]) for seed in seeds],
+                [endpoint.area(other[seed]) for seed in seeds],
             )
         )
-        both = [(one[seed].answers_to_goal, other[seed].answers_to_goal) for seed in seeds]
+        both = [(endpoint.spent(one[seed]), endpoint.spent(other[seed])) for seed in seeds]
         rows.append(
             {
                 "contrast": f"{ours} - {theirs}",
@@ -207,7 +272,7 @@ def contrasts_table(
                 "difference in area": f"{found[-1].mean:+.3f}",
                 "95% interval": f"{found[-1].low:+.3f} to {found[-1].high:+.3f}",
                 "p": f"{found[-1].p:.3f}",
-                f"sooner at {GOAL}": str(sum(mine < their for mine, their in both)),
+                f"sooner at {endpoint.goal}": str(sum(mine < their for mine, their in both)),
                 "later": str(sum(mine > their for mine, their in both)),
             }
         )
@@ -219,12 +284,17 @@ def contrasts_table(
 # ---------------------------------------------------------------- figure
 
 
-def save_figure(panels: Mapping[str, Mapping[str, Sequence[StudyRun]]], path: Path) -> None:
-    """Accuracy against answers trained on: of each condition the mean over seeds, and their range."""
-    charts, data, key = [], {}, "eval/accuracy"
+def save_figure(
+    panels: Mapping[str, Mapping[str, Sequence[StudyRun]]],
+    path: Path,
+    endpoint: Endpoint = BY_ANSWERS,
+) -> None:
+    """Accuracy against what the endpoint counts: of each condition the mean over seeds, and their range.
+    Tokens are the mean over seeds at each evaluation."""
+    charts, data, key, unit = [], {}, "eval/accuracy", endpoint.unit
     for title, conditions in panels.items():
         data[title] = [
-            row | {"answers": row["step"] * runs[0].answers_a_step}
+            row | {unit: _spent(runs, row["step"], unit)}
             for name, runs in conditions.items()
             for row in curves(name, [run.metrics for run in runs], [key])
             if key in row
@@ -234,9 +304,19 @@ def save_figure(panels: Mapping[str, Mapping[str, Sequence[StudyRun]]], path: Pa
             {"accuracy": key},
             "greedy accuracy, mean of the tasks",
             (0, 1),
-            levels={f"goal, {GOAL}": GOAL},
-            x="answers",
-            x_title="answers trained on",
+            levels={f"goal, {endpoint.goal}": endpoint.goal},
+            x=unit,
+            x_title="answers trained on" if unit == "answers" else "tokens sampled",
         )
         charts.append(sized(curve_chart(panel, title, data[title]), height=220))
     save_picture(separate(charts), data, path)
+
+
+def _spent(runs: Sequence[StudyRun], step: int, unit: str) -> float:
+    """Answers, or tokens on average, up to a step of some runs of a condition."""
+    if unit == "answers":
+        return step * runs[0].answers_a_step
+    known = [
+        row["num_tokens"] for run in runs for row in run.metrics if row["step"] == step and step
+    ]
+    return fmean(known) if known else 0.0
