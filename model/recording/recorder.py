@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from compute.symptoms import SYMPTOMS, Watch
 from custom_types import Policy, Problem, Step, Verdict
 from model.args import AZRArgs
 from model.recording.console import Console
@@ -32,6 +33,7 @@ class Recorder:
         self.args, self.resumption = args, resumption
         self.run = RunDirectory(args)
         self.console = Console(args, self.run.path)
+        self.watch = Watch(args.batch_size)
         self.tracker: WandbTracker | None = None
         self.best: dict | None = None
         self.accuracy: float | None = None  # of the last recorded step, if it was evaluated
@@ -70,7 +72,10 @@ class Recorder:
             self.run.write_config(self.args, device, policy.engine, step)
         self.console.start(policy, device)
         if self.resumption is not None:
-            self.console.resumed(self.resumption.checkpoint, FinishedRun(self.run.path).metrics)
+            before = FinishedRun(self.run.path).metrics
+            self.console.resumed(self.resumption.checkpoint, before)
+            for row in before:
+                self.watch.add(row)
         begun, _ = position_of("metrics", positions)
         self.tracker = WandbTracker(self.args, self.run.path, begun, saved.get("tracker"))
 
@@ -85,13 +90,16 @@ class Recorder:
         evaluated: the verdicts of the evaluation, none where there was none."""
         step, logs = metrics["step"], self.run.logs
         self.accuracy = metrics.get("eval/accuracy")
-        logs.log_metrics(metrics)
+        warnings = self.watch.add(metrics)
+        logs.log_metrics({**metrics, **warnings} if step else metrics)
         self.recorded = True
         if done is not None:
             logs.log_rollouts(step, done.learned, self.tokenizer, self.args.logged_rollouts)
             logs.log_problems(step, done.played)
         logs.log_evaluation(step, evaluated)
         self.console.step(metrics)
+        for key in self.watch.begun:
+            self.console.warn(SYMPTOMS[key])
 
     def say(self, line: str) -> None:
         """Tell the user something."""
