@@ -56,6 +56,7 @@ def proposal_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str,
         metrics[f"distinct_frac/{task}"] = len(set(valid)) / len(proposals) if proposals else NAN
         metrics[f"proposed_prime_mean/{task}"] = _mean(problem.p for problem in valid)
         metrics[f"solve_rate/{task}"] = _mean(rates.values())
+        metrics[f"learnable_frac/{task}"] = _mean(0 < rate < 1 for rate in rates.values())
         metrics[f"guess_rate/{task}"] = _mean(guess_rate(p, min_prime, max_prime) for p in rates)
     return metrics
 

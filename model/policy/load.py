@@ -21,6 +21,8 @@ from transformers import (
 
 from constants import (
     EMBEDDED_MODELS,
+    MAXIMUM_PRIME,
+    PRIMES,
     REASONER_MODEL,
     SMOLLM2_INSTALL,
     SMOLLM2_MODEL,
@@ -86,6 +88,14 @@ def _named(args: AZRArgs) -> Policy:
     policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
     require_words(policy, args.max_prime)
     return policy
+
+
+def largest_named_prime(policy: Policy) -> int:
+    """The largest prime that a policy can name: of a small one, that it has a word for."""
+    if not is_small(policy.prompts.name):
+        return MAXIMUM_PRIME
+    words = policy.tokenizer.get_vocab()
+    return max(prime for prime in PRIMES if str(prime) in words)
 
 
 def require_words(policy: Policy, max_prime: int) -> None:

@@ -10,8 +10,8 @@ candidates, stops anywhere, and answers the last one, which is right as often as
 result of 1 is what to stop at, it learns from the verifier. Because the rule is the same for all
 problems, it can answer those that it was never trained on.
 
-The arithmetic is learned from one constant seed, once for each range of primes, and kept in a cache folder:
-all runs begin with the same policy, as runs of a pretrained model do.
+The arithmetic is learned from one constant seed, for all ranges of primes at once, and kept in a cache
+folder: all runs begin with the same policy, as runs of a pretrained model do.
 """
 
 import hashlib
@@ -40,6 +40,7 @@ from utils.string_formatting import PromptRenderer, format_answer, format_equati
 BASE = 60  # in which a product is written, as two numbers
 SEED = 0  # of the arithmetic: the same for all runs
 PROPOSALS = 0.15  # share of the texts that are proposals
+WIDEST = 0.5  # share of the prompts that name the widest range
 LONG = 0.25  # share of the steps whose lists may have all candidates, others at most
 SHORT = 24  # of them
 WARMUP, LEAST = 50, 0.02  # steps; share of the learning rate at the end
@@ -80,10 +81,10 @@ def scratchpad(task: TaskType, x: int, y: int, p: int, primes: tuple[int, ...]) 
     ]
 
 
-def _answer(renderer: PromptRenderer, rng: Random, args: AZRArgs, most: int) -> tuple[Prompt, str]:
+def _answer(renderer: PromptRenderer, rng: Random, most: int) -> tuple[Prompt, str]:
     """A solver's prompt, and a list that ends anywhere, at most after `most` candidates."""
-    task, primes = rng.choice(TASKS), primes_between(args.min_prime, args.max_prime)
-    (problem,) = generate_problems(1, rng, args.min_prime, args.max_prime, tasks=(task,))
+    task, primes = rng.choice(TASKS), primes_between(**renderer.numbers)
+    (problem,) = generate_problems(1, rng, **renderer.numbers, tasks=(task,))
     x, y, p = problem.x, problem.y, problem.p
     prompt = renderer.solver(problem)
     if task is TaskType.INDUCTION:  # two numbers of which nobody knows whether a prime fits
@@ -97,12 +98,11 @@ def _answer(renderer: PromptRenderer, rng: Random, args: AZRArgs, most: int) -> 
     return prompt, "".join(steps) + format_answer(steps[-1].partition("=")[0])
 
 
-def _proposal(renderer: PromptRenderer, rng: Random, args: AZRArgs) -> tuple[Prompt, str]:
+def _proposal(renderer: PromptRenderer, rng: Random, n_references: int) -> tuple[Prompt, str]:
     """A proposer's prompt, and an equation of numbers below a random prime; where p is asked, mostly of
     numbers that no prime fits."""
-    task, primes = rng.choice(TASKS), primes_between(args.min_prime, args.max_prime)
-    span = args.min_prime, args.max_prime
-    references = generate_problems(args.n_references, rng, *span, tasks=(task,))
+    task, primes = rng.choice(TASKS), primes_between(**renderer.numbers)
+    references = generate_problems(n_references, rng, **renderer.numbers, tasks=(task,))
     p = rng.choice(primes)
     numbers = dict(x=rng.randrange(1, p), y=rng.randrange(1, p), p=p)
     return renderer.proposer(task, references), format_answer(
@@ -110,19 +110,22 @@ def _proposal(renderer: PromptRenderer, rng: Random, args: AZRArgs) -> tuple[Pro
     )
 
 
-def _texts(
-    renderer: PromptRenderer, rng: Random, args: AZRArgs
-) -> Iterator[list[tuple[Prompt, str]]]:
-    """A batch for each step."""
+def _texts(policy: Policy, args: AZRArgs, rng: Random) -> Iterator[list[tuple[Prompt, str]]]:
+    """A batch for each step, of prompts that name all ranges, half of them the widest."""
+    primes = primes_between(args.min_prime, REASONER_PRIME)
+    renderers = [
+        PromptRenderer.for_policy(policy, replace(args, max_prime=largest)) for largest in primes
+    ]
     for _ in range(args.warm_start_steps):
         most = REASONER_PRIME if rng.random() < LONG else SHORT
-        count = args.warm_start_batch // (2 if most > SHORT else 1)
-        yield [
-            _proposal(renderer, rng, args)
-            if rng.random() < PROPOSALS
-            else _answer(renderer, rng, args, most)
-            for _ in range(count)
-        ]
+        texts = []
+        for _ in range(args.warm_start_batch // (2 if most > SHORT else 1)):
+            renderer = renderers[-1] if rng.random() < WIDEST else rng.choice(renderers)
+            if rng.random() < PROPOSALS:
+                texts.append(_proposal(renderer, rng, args.n_references))
+            else:
+                texts.append(_answer(renderer, rng, most))
+        yield texts
 
 
 def _rates(args: AZRArgs) -> Iterator[float]:
@@ -136,9 +139,7 @@ def _rates(args: AZRArgs) -> Iterator[float]:
 # ---------------------------------------------------------------- once, and kept
 
 
-def learn_arithmetic(
-    policy: Policy, renderer: PromptRenderer, args: AZRArgs, say: Callable[[str], None]
-) -> float | None:
+def learn_arithmetic(policy: Policy, args: AZRArgs, say: Callable[[str], None]) -> float | None:
     """Teach `policy.model`, in place, or give it what is kept of the last time; the last loss in nats a
     token, None where it was kept. say: hears what takes minutes, before it does."""
     kept = _kept_weights(args)
@@ -149,11 +150,11 @@ def learn_arithmetic(
         except (OSError, SafetensorError, RuntimeError):  # cut off, or of another program
             pass
     say(
-        f"{REASONER_MODEL} learns arithmetic, once for primes {args.min_prime} to {args.max_prime}: some "
-        f"minutes; kept in {kept.parent}"
+        f"{REASONER_MODEL} learns arithmetic first, once: {args.warm_start_steps} steps, some minutes; kept in "
+        f"{kept.parent}"
     )
     rng = Random(f"{SEED}/arithmetic")
-    loss = train_on_texts(policy, _texts(renderer, rng, args), _rates(args), max_grad_norm=1.0)
+    loss = train_on_texts(policy, _texts(policy, args, rng), _rates(args), max_grad_norm=1.0)
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
@@ -167,7 +168,7 @@ def learn_arithmetic(
 
 def _kept_weights(args: AZRArgs) -> Path:
     """Where the weights are kept that this program makes for these arguments."""
-    settings = args.min_prime, args.max_prime, args.n_references, args.max_answer_tokens
+    settings = args.min_prime, args.n_references
     lessons = args.warm_start_steps, args.warm_start_lr, args.warm_start_batch
     sources = Path(__file__).read_bytes() + Path(__file__).with_name("embedded.py").read_bytes()
     name = hashlib.sha256(f"{settings} {lessons}".encode() + sources).hexdigest()[:16]

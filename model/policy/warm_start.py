@@ -29,7 +29,7 @@ def warm_start(
     """Train `policy.model` in place for `args.warm_start_steps` steps; the last loss, in nats, None where
     nothing had to be learned. say: hears what takes minutes, before it does."""
     if policy.prompts is SCRATCHPAD:
-        return learn_arithmetic(policy, renderer, args, say)
+        return learn_arithmetic(policy, args, say)
     example_rng = Random(f"{args.seed}/warm start")
     batches = (
         [_example(renderer, example_rng, args) for _ in range(args.warm_start_batch)]
