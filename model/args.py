@@ -19,8 +19,10 @@ from constants import (
     PRIMES,
     TINY_MODEL,
 )
+from custom_types import TASKS
 from model.flags import ArgumentError, Flags, flag, parse_values, shown
 from model.presets import language_by_name, preset
+from prime_inversion import all_problems, evaluated_problems
 
 NEWEST = "newest"  # --resume without a path
 
@@ -70,6 +72,13 @@ class AZRArgs(Flags):
     n_attempts: int = flag(8, "n, attempts at each unique valid proposal", least=1)
     share_triples: bool = flag(
         True, "a valid (x, y, p) becomes a known problem of every task, not only of its own"
+    )
+    held_out: float = flag(
+        0.0,
+        "share of the problems, whole primes and whole orbits, that no answer is ever trained on; if it is "
+        "not 0, accuracy is measured on them alone",
+        least=0,
+        most=0.9,
     )
     n_references: int = flag(1, "K, known problems shown in a proposer's prompt", least=1)
     train_attempts: bool = flag(
@@ -208,6 +217,8 @@ class AZRArgs(Flags):
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
             )
+        if self.held_out:
+            self._require_both_kinds()
         if self.proposer == "yoked" and self.yoked_to is None:
             raise ArgumentError(
                 "--proposer yoked: must have --yoked-to RUN_DIR, the run it follows"
@@ -237,6 +248,19 @@ class AZRArgs(Flags):
             set(self.run_name) & set("/\\\0") or self.run_name in ("", ".", "..")
         ):
             raise ArgumentError(f"--run-name {self.run_name!r}: must be a plain folder name")
+
+    def _require_both_kinds(self) -> None:
+        """Raise ArgumentError unless there are problems of each task to train on and to measure."""
+        span = self.min_prime, self.max_prime
+        for task in TASKS:
+            size = len(all_problems(task, *span))
+            held_out = len(evaluated_problems(task, *span, self.held_out))
+            if held_out in (0, size):
+                raise ArgumentError(
+                    f"--held-out {self.held_out} --min-prime {span[0]} --max-prime {span[1]}: must hold "
+                    f"out some problems of each task and leave some; of {task} it holds out {held_out} "
+                    f"of {size}"
+                )
 
     @property
     def warm_starts(self) -> bool:

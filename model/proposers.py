@@ -17,7 +17,7 @@ import torch
 
 from custom_types import TASKS, Policy, Problem
 from model.args import AZRArgs
-from prime_inversion import all_problems, generate_of_each_task
+from prime_inversion import generate_of_each_task, trained_problems
 
 
 class SelfPlay:
@@ -39,7 +39,7 @@ class SelfPlay:
 
     def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
         """The distinct problems that the solver is taught in a step, given its distinct valid
-        proposals."""
+        proposals. Held-out problems are not among `valid`, nor may they be taught."""
         return list(valid)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -51,11 +51,11 @@ class SelfPlay:
 
     def _draw(self, counts: Counter) -> list[Problem]:
         """As many distinct problems of each task as `counts` says, uniformly."""
-        span = self.args.min_prime, self.args.max_prime
+        span = self.args.min_prime, self.args.max_prime, self.args.held_out
         return [
             problem
             for task in TASKS
-            for problem in self.drawing_rng.sample(all_problems(task, *span), counts[task])
+            for problem in self.drawing_rng.sample(trained_problems(task, *span), counts[task])
         ]
 
 
@@ -90,7 +90,7 @@ class Uniform(SelfPlay):
     def taught(self, step: int, valid: Sequence[Problem]) -> list[Problem]:
         args = self.args
         drawn = generate_of_each_task(
-            args.batch_size, self.drawing_rng, args.min_prime, args.max_prime
+            args.batch_size, self.drawing_rng, args.min_prime, args.max_prime, args.held_out
         )
         return list(dict.fromkeys(drawn))
 

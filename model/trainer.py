@@ -34,7 +34,7 @@ from model.args import AZRArgs
 from model.inference import rollout
 from model.learner import Learner
 from model.proposers import PROPOSERS
-from prime_inversion import all_problems
+from prime_inversion import is_held_out, trained_problems
 from utils.processes import same_weights
 from utils.random_states import seeded_generator
 from utils.string_formatting import PromptRenderer
@@ -65,8 +65,8 @@ class AZRTrainer:
         policy.model.to(accelerator.device)
         same_weights(policy.model)
         self.problems = ProblemBuffer(args.seed)
-        span = args.min_prime, args.max_prime
-        space = [problem for task in TASKS for problem in all_problems(task, *span)]
+        span = args.min_prime, args.max_prime, args.held_out
+        space = [problem for task in TASKS for problem in trained_problems(task, *span)]
         self.problems.seed(space, args.seed_problems)
         self.proposer = PROPOSERS[args.proposer](policy, args, followed or {})
         self.learner = learner or Learner(policy, args, accelerator)
@@ -86,7 +86,7 @@ class AZRTrainer:
         metrics = {
             "step": self.steps,
             "num_tokens": self.num_tokens,
-            **round_metrics(played, self.args.min_prime, self.args.max_prime),
+            **round_metrics(played, self.args.min_prime, self.args.max_prime, self.args.held_out),
             **{f"buffer/{task}": len(self.problems.problems(task)) for task in TASKS},
             **learned.metrics,
             **time_metrics(played.completions, rolled_out - started, ended - rolled_out),
@@ -100,9 +100,11 @@ class AZRTrainer:
         args = self.args
         proposals = self._judge(self._propose())
         times_proposed = Counter(item.proposed for item in proposals if item.proposed)
-        taught = self.proposer.taught(self.steps, list(times_proposed))
+        # What is held out is attempted and paid like any other, but neither taught nor remembered.
+        valid = [item for item in times_proposed if not is_held_out(item, args.held_out)]
+        taught = self.proposer.taught(self.steps, valid)
         attempted = list(dict.fromkeys([*times_proposed, *taught]))
-        novel = self._remember(attempted)
+        novel = self._remember([*valid, *taught])
 
         attempts = [problem for problem in attempted for _ in range(args.n_attempts)]
         # The paper's attempts only measure; what is taught is answered once more, to be trained on.
@@ -111,7 +113,8 @@ class AZRTrainer:
         measured, others = answers[: len(attempts)], answers[len(attempts) :]
         solve_rates = compute_solve_rates(measured)
         for item in answers:
-            self.problems.record(item.rollout.problem, item.verdict is Verdict.CORRECT)
+            if item.rollout.problem in self.problems:
+                self.problems.record(item.rollout.problem, item.verdict is Verdict.CORRECT)
 
         trained_on = set(taught) if args.train_attempts else set()
         trained = [item for item in measured if item.rollout.problem in trained_on]
