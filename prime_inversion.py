@@ -133,16 +133,12 @@ def generate_problems(
     return [rng.choice(_trained_space(rng.choice(tasks), *span, held_out)) for _ in range(n)]
 
 
-def generate_of_each_task(
-    n: int, rng: Random, min_prime: int, max_prime: int, held_out: float = 0.0
-) -> list[Problem]:
+def generate_of_each_task(n: int, rng: Random, min_prime: int, max_prime: int) -> list[Problem]:
     """`n` problems of each task in turn, drawn as `generate_problems` does."""
     return [
         problem
         for task in TASKS
-        for problem in generate_problems(
-            n, rng, min_prime, max_prime, tasks=(task,), held_out=held_out
-        )
+        for problem in generate_problems(n, rng, min_prime, max_prime, tasks=(task,))
     ]
 
 

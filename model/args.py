@@ -25,6 +25,7 @@ from model.presets import language_by_name, preset
 from prime_inversion import all_problems, evaluated_problems
 
 NEWEST = "newest"  # --resume without a path
+FOLLOWERS = "yoked", "replayed"  # the proposers of a run that follows another
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class AZRArgs(Flags):
     refill: str = flag(
         "unsolved",
         "how problems are drawn from the buffer to fill a batch of answers; unsolved: the more seldom a "
-        "problem is solved, the more often it is drawn",
-        choices=("uniform", "unsolved"),
+        "problem is solved, the more often it is drawn; none: the answers are those to a step's own problems",
+        choices=("uniform", "unsolved", "none"),
     )
     engine: str = flag(
         "auto",
@@ -118,16 +119,25 @@ class AZRArgs(Flags):
         "self",
         "who proposes. self: the policy in training; untrained: the same, but its proposals never enter "
         "the loss; frozen: a snapshot from before step 1; uniform: the environment draws B problems of "
-        "each task; yoked: it draws as many distinct ones as --yoked-to proposed; decoy: as self, but the "
-        "solver is taught as many uniform draws; none: all answers are to problems of the buffer",
-        choices=("self", "untrained", "frozen", "uniform", "yoked", "decoy", "none"),
+        "each task; log_uniform: it draws a prime p with weight 1/p, then one of its problems; window: it "
+        "draws among the smallest primes, one more every 3 steps; adaptive: it draws by r(1 - r), where r is "
+        "how often a problem was solved last; yoked: it draws as many distinct ones as --yoked-to proposed; "
+        "replayed: it takes the very problems that --yoked-to proposed; decoy: as self, but the solver is "
+        "taught as many uniform draws; none: all answers are to problems of the buffer",
+        choices=(
+            "self", "untrained", "frozen", "uniform", "log_uniform", "window", "adaptive", "yoked",
+            "replayed", "decoy", "none",
+        ),
+    )  # fmt: skip
+    yoked_to: str | None = flag(
+        None, "run directory that --proposer yoked or replayed follows, step by step"
     )
-    yoked_to: str | None = flag(None, "run directory that --proposer yoked follows, step by step")
     reward: str = flag(
         "learnability",
-        "what is paid. learnability: the share of attempts at a valid proposal that failed; constant: 1 "
-        "for a valid proposal; format: 1 for a valid proposal and for a well-formed answer",
-        choices=("learnability", "constant", "format"),
+        "what is paid. learnability: the share of attempts at a valid proposal that failed; variance: that "
+        "share times the share that did not; constant: 1 for a valid proposal; format: 1 for a valid "
+        "proposal and for a well-formed answer",
+        choices=("learnability", "variance", "constant", "format"),
     )
     advantage: str = flag(
         "task_relative",
@@ -219,13 +229,18 @@ class AZRArgs(Flags):
             )
         if self.held_out:
             self._require_both_kinds()
-        if self.proposer == "yoked" and self.yoked_to is None:
+        if self.proposer in FOLLOWERS and self.yoked_to is None:
             raise ArgumentError(
-                "--proposer yoked: must have --yoked-to RUN_DIR, the run it follows"
+                f"--proposer {self.proposer}: must have --yoked-to RUN_DIR, the run it follows"
             )
-        if self.proposer != "yoked" and self.yoked_to is not None:
+        if self.proposer not in FOLLOWERS and self.yoked_to is not None:
             raise ArgumentError(
-                f"--yoked-to {self.yoked_to}: must have --proposer yoked, not {self.proposer}"
+                f"--yoked-to {self.yoked_to}: must have --proposer {' or '.join(FOLLOWERS)}, not "
+                f"{self.proposer}"
+            )
+        if self.proposer == self.refill == "none":
+            raise ArgumentError(
+                "--proposer none --refill none: must have one of them, or nothing is ever trained on"
             )
         if self.advantage == "grpo" and not self.train_attempts:
             raise ArgumentError(

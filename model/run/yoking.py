@@ -1,6 +1,4 @@
-"""What a yoked run follows: how many problems another run proposed, step by step."""
-
-from collections import Counter
+"""What a run follows that is yoked to another: the problems which that one proposed, step by step."""
 
 from custom_types import TASKS, Problem
 from model.args import AZRArgs
@@ -9,9 +7,9 @@ from model.run.rows import Row, RunDirectoryError
 from prime_inversion import is_held_out
 
 
-def proposed_counts(args: AZRArgs) -> dict[int, Counter]:
-    """How many distinct valid problems of each task the run `args.yoked_to` proposed, by step; held-out
-    ones do not count. Raises RunDirectoryError unless it proposed, among the same primes and with the
+def proposed_problems(args: AZRArgs) -> dict[int, list[Problem]]:
+    """The distinct valid problems that the run `args.yoked_to` proposed, by step, those excepted that it
+    held out. Raises RunDirectoryError unless it proposed, among the same primes and with the
     same ones held out, for as many steps as `args` asks."""
     assert args.yoked_to is not None  # AZRArgs sees to it
     flag, followed = f"--yoked-to {args.yoked_to}", FinishedRun(args.yoked_to)
@@ -29,11 +27,10 @@ def proposed_counts(args: AZRArgs) -> dict[int, Counter]:
         raise RunDirectoryError(
             f"{flag}: must have the {args.total_steps} steps of --total-steps; it has {len(steps)}"
         )
-    return {row["step"]: _counts(row, args.held_out) for row in steps}
-
-
-def _counts(row: Row, held_out: float) -> Counter:
-    return Counter(problem.task for problem in _proposed(row) if not is_held_out(problem, held_out))
+    return {
+        row["step"]: [p for p in _proposed(row) if not is_held_out(p, args.held_out)]
+        for row in steps
+    }
 
 
 def _proposed(row: Row) -> list[Problem]:
