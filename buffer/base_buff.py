@@ -92,6 +92,10 @@ class ProblemBuffer:
             drawn += self._rng.sample(problems, min(n - len(drawn), len(problems)))
         return drawn
 
+    def sample_nothing(self, task: TaskType, n: int) -> list[Problem]:
+        """No problems, where batches are not filled up."""
+        return []
+
     def state_dict(self) -> dict:
         """Problems and generator, in JSON's types."""
         return {
@@ -110,6 +114,13 @@ class ProblemBuffer:
             problem = Problem(TaskType(task), x, y, p)
             self._problems[problem.task][problem] = Answers(rate, count)
         set_random_state(self._rng, state["rng"])
+
+
+REFILLS = {  # `--refill` by name
+    "uniform": ProblemBuffer.sample,
+    "unsolved": ProblemBuffer.sample_unsolved,
+    "none": ProblemBuffer.sample_nothing,
+}
 
 
 def collate(rows: Sequence[Sequence[Example]], pad_id: int) -> MiniBatch:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from custom_types import CELLS, TASKS, MiniBatch, Role, Rollout, Round, Scored, Verdict
-from prime_inversion import guess_rate
+from prime_inversion import guess_rate, is_held_out
 
 NAN = float("nan")
 TOKEN_MEANS = ("approx_kl", "clip_ratio")  # of the objective's diagnostics
@@ -43,8 +43,11 @@ def cell_metrics(scored: Sequence[Scored]) -> dict[str, float]:
     return metrics
 
 
-def proposal_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str, float]:
-    """What was proposed and how often it was solved, by task."""
+def proposal_metrics(
+    played: Round, min_prime: int, max_prime: int, held_out: float = 0.0
+) -> dict[str, float]:
+    """What was proposed and how often it was solved, by task. held_out: the share of problems that are
+    never trained on."""
     metrics = {}
     for task in TASKS:
         proposals = [item for item in played.proposals if item.rollout.task is task]
@@ -54,6 +57,7 @@ def proposal_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str,
         metrics[f"valid_frac/{task}"] = len(valid) / len(proposals) if proposals else NAN
         metrics[f"novel_frac/{task}"] = len(novel) / len(proposals) if proposals else NAN
         metrics[f"distinct_frac/{task}"] = len(set(valid)) / len(proposals) if proposals else NAN
+        metrics[f"held_out_frac/{task}"] = _mean(is_held_out(p, held_out) for p in valid)
         metrics[f"proposed_prime_mean/{task}"] = _mean(problem.p for problem in valid)
         metrics[f"solve_rate/{task}"] = _mean(rates.values())
         metrics[f"learnable_frac/{task}"] = _mean(0 < rate < 1 for rate in rates.values())
@@ -70,11 +74,13 @@ def answer_metrics(played: Round) -> dict[str, float]:
     return {f"answer_frac/{use}": n / sampled if sampled else NAN for use, n in counts.items()}
 
 
-def round_metrics(played: Round, min_prime: int, max_prime: int) -> dict[str, float]:
+def round_metrics(
+    played: Round, min_prime: int, max_prime: int, held_out: float = 0.0
+) -> dict[str, float]:
     """Everything about a rollout phase but its time."""
     return {
         **cell_metrics(played.scored),
-        **proposal_metrics(played, min_prime, max_prime),
+        **proposal_metrics(played, min_prime, max_prime, held_out),
         **answer_metrics(played),
         "completions/mean_length": _mean(len(r.response_ids) for r in played.completions),
         "completions/clipped_ratio": _mean(not r.finished for r in played.completions),

@@ -20,7 +20,7 @@ ANSWER_REWARDS = {
     Verdict.MALFORMED: MALFORMED_REWARD,
 }
 FORMAT_REWARDS = ANSWER_REWARDS | {Verdict.WRONG: CORRECT_REWARD}  # for a control
-REWARD_SCHEMES = ("learnability", "constant", "format")
+REWARD_SCHEMES = ("learnability", "variance", "constant", "format")
 
 
 def compute_solve_rates(attempts: Sequence[Judged]) -> dict[Problem, float]:
@@ -31,16 +31,27 @@ def compute_solve_rates(attempts: Sequence[Judged]) -> dict[Problem, float]:
     return {problem: sum(correct) / len(correct) for problem, correct in outcomes.items()}
 
 
-def compute_r_propose(solve_rate: float, *, extreme_reward: float = 0.0) -> float:
+def solve_variance(solve_rate: float) -> float:
+    """r (1 - r), the variance of whether one attempt is correct: 1/4, the most, for r = 1/2, and 0 for
+    r = 0 and r = 1. Raises ValueError for a rate r outside 0..1."""
+    if not 0 <= solve_rate <= 1:
+        raise ValueError(f"solve_rate must lie in 0..1, not {solve_rate}")
+    return solve_rate * (1 - solve_rate)
+
+
+def compute_r_propose(
+    solve_rate: float, *, extreme_reward: float = 0.0, scheme: str = "learnability"
+) -> float:
     """Learnability of a valid problem (arXiv 2505.03335, eq. 4): 1 - r, but 0 for r = 0 and r = 1.
 
     solve_rate: r, the share of the n sampled attempts at this very problem that were correct, in
-    0..1. extreme_reward: what r = 0 and r = 1 earn (the AZR code pays -0.5). Raises ValueError for
-    a rate outside 0..1.
+    0..1. extreme_reward: what r = 0 and r = 1 earn (the AZR code pays -0.5). scheme: with "variance",
+    r (1 - r) in place of 1 - r. Raises ValueError for a rate outside 0..1.
     """
-    if not 0 <= solve_rate <= 1:
-        raise ValueError(f"solve_rate must lie in 0..1, not {solve_rate}")
-    return 1 - solve_rate if 0 < solve_rate < 1 else extreme_reward
+    variance = solve_variance(solve_rate)
+    if variance == 0:
+        return extreme_reward
+    return variance if scheme == "variance" else 1 - solve_rate
 
 
 def compute_r_total(
@@ -54,9 +65,9 @@ def compute_r_total(
 ) -> float:
     """The reward of one rollout.
 
-    solve_rate: needed for a VALID proposal, and for nothing else. scheme: "learnability", or as a
-    control "constant", by which every valid proposal earns 1, or "format", by which every well-formed
-    answer earns 1 too. Raises ValueError for a verdict that the role cannot get, and if the solve rate
+    solve_rate: needed for a VALID proposal, and for nothing else. scheme: "learnability", "variance",
+    or as a control "constant", by which every valid proposal earns 1, or "format", by which every
+    well-formed answer earns 1 too. Raises ValueError for a verdict that the role cannot get, and if the solve rate
     is missing.
     """
     if scheme not in REWARD_SCHEMES:
@@ -69,8 +80,8 @@ def compute_r_total(
         return MALFORMED_REWARD
     elif verdict is Verdict.INVALID:
         return invalid_reward
-    elif verdict is Verdict.VALID and scheme != "learnability":
+    elif verdict is Verdict.VALID and scheme in ("constant", "format"):
         return CORRECT_REWARD
     elif verdict is Verdict.VALID and solve_rate is not None:
-        return compute_r_propose(solve_rate, extreme_reward=extreme_reward)
+        return compute_r_propose(solve_rate, extreme_reward=extreme_reward, scheme=scheme)
     raise ValueError(f"no reward for a {role} with verdict {verdict} and solve rate {solve_rate}")

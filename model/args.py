@@ -20,11 +20,14 @@ from constants import (
     PRIMES,
     TINY_MODEL,
 )
+from custom_types import TASKS
 from model.flags import ArgumentError, Flags, flag, parse_values, shown
 from model.presets import language_by_name, preset
+from prime_inversion import all_problems, evaluated_problems
 
 NEWEST = "newest"  # --resume without a path
 AUTO = "auto"  # a number that the run finds by measuring
+FOLLOWERS = "yoked", "replayed"  # the proposers of a run that follows another
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,13 @@ class AZRArgs(Flags):
     share_triples: bool = flag(
         True, "a valid (x, y, p) becomes a known problem of every task, not only of its own"
     )
+    held_out: float = flag(
+        0.0,
+        "share of the problems, whole primes and whole orbits, that no answer is ever trained on; if it is "
+        "not 0, accuracy is measured on them alone",
+        least=0,
+        most=0.9,
+    )
     n_references: int = flag(1, "K, known problems shown in a proposer's prompt", least=1)
     train_attempts: bool = flag(
         True,
@@ -94,8 +104,8 @@ class AZRArgs(Flags):
     refill: str = flag(
         "unsolved",
         "how problems are drawn from the buffer to fill a batch of answers; unsolved: the more seldom a "
-        "problem is solved, the more often it is drawn",
-        choices=("uniform", "unsolved"),
+        "problem is solved, the more often it is drawn; none: the answers are those to a step's own problems",
+        choices=("uniform", "unsolved", "none"),
     )
     engine: str = flag(
         "auto",
@@ -123,16 +133,25 @@ class AZRArgs(Flags):
         "self",
         "who proposes. self: the policy in training; untrained: the same, but its proposals never enter "
         "the loss; frozen: a snapshot from before step 1; uniform: the environment draws B problems of "
-        "each task; yoked: it draws as many distinct ones as --yoked-to proposed; decoy: as self, but the "
-        "solver is taught as many uniform draws; none: all answers are to problems of the buffer",
-        choices=("self", "untrained", "frozen", "uniform", "yoked", "decoy", "none"),
+        "each task; log_uniform: it draws a prime p with weight 1/p, then one of its problems; window: it "
+        "draws among the smallest primes, one more every 3 steps; adaptive: it draws by r(1 - r), where r is "
+        "how often a problem was solved last; yoked: it draws as many distinct ones as --yoked-to proposed; "
+        "replayed: it takes the very problems that --yoked-to proposed; decoy: as self, but the solver is "
+        "taught as many uniform draws; none: all answers are to problems of the buffer",
+        choices=(
+            "self", "untrained", "frozen", "uniform", "log_uniform", "window", "adaptive", "yoked",
+            "replayed", "decoy", "none",
+        ),
+    )  # fmt: skip
+    yoked_to: str | None = flag(
+        None, "run directory that --proposer yoked or replayed follows, step by step"
     )
-    yoked_to: str | None = flag(None, "run directory that --proposer yoked follows, step by step")
     reward: str = flag(
         "learnability",
-        "what is paid. learnability: the share of attempts at a valid proposal that failed; constant: 1 "
-        "for a valid proposal; format: 1 for a valid proposal and for a well-formed answer",
-        choices=("learnability", "constant", "format"),
+        "what is paid. learnability: the share of attempts at a valid proposal that failed; variance: that "
+        "share times the share that did not; constant: 1 for a valid proposal; format: 1 for a valid "
+        "proposal and for a well-formed answer",
+        choices=("learnability", "variance", "constant", "format"),
     )
     advantage: str = flag(
         "task_relative",
@@ -224,13 +243,20 @@ class AZRArgs(Flags):
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
             )
-        if self.proposer == "yoked" and self.yoked_to is None:
+        if self.held_out and not self.undecided:
+            self._require_both_kinds()
+        if self.proposer in FOLLOWERS and self.yoked_to is None:
             raise ArgumentError(
-                "--proposer yoked: must have --yoked-to RUN_DIR, the run it follows"
+                f"--proposer {self.proposer}: must have --yoked-to RUN_DIR, the run it follows"
             )
-        if self.proposer != "yoked" and self.yoked_to is not None:
+        if self.proposer not in FOLLOWERS and self.yoked_to is not None:
             raise ArgumentError(
-                f"--yoked-to {self.yoked_to}: must have --proposer yoked, not {self.proposer}"
+                f"--yoked-to {self.yoked_to}: must have --proposer {' or '.join(FOLLOWERS)}, not "
+                f"{self.proposer}"
+            )
+        if self.proposer == self.refill == "none":
+            raise ArgumentError(
+                "--proposer none --refill none: must have one of them, or nothing is ever trained on"
             )
         if self.advantage == "grpo" and not self.train_attempts:
             raise ArgumentError(
@@ -255,6 +281,19 @@ class AZRArgs(Flags):
             set(self.run_name) & set("/\\\0") or self.run_name in ("", ".", "..")
         ):
             raise ArgumentError(f"--run-name {self.run_name!r}: must be a plain folder name")
+
+    def _require_both_kinds(self) -> None:
+        """Raise ArgumentError unless there are problems of each task to train on and to measure."""
+        span = self.min_prime, self.max_prime
+        for task in TASKS:
+            size = len(all_problems(task, *span))
+            held_out = len(evaluated_problems(task, *span, self.held_out))
+            if held_out in (0, size):
+                raise ArgumentError(
+                    f"--held-out {self.held_out} --min-prime {span[0]} --max-prime {span[1]}: must hold "
+                    f"out some problems of each task and leave some; of {task} it holds out {held_out} "
+                    f"of {size}"
+                )
 
     @property
     def warm_starts(self) -> bool:

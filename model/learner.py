@@ -47,9 +47,16 @@ class Learner:
         self.tables_to_print = args.debug_grads
 
     def learn(self, replay: ReplayBuffer, lr: float) -> dict[str, float]:
-        """Takes one optimizer step on each minibatch of the buffer and returns metrics. Raises
-        NonFiniteError."""
+        """Takes one optimizer step on each minibatch of the buffer and returns metrics; of an empty
+        buffer none, and few metrics. Raises NonFiniteError."""
         args = self.args
+        if not len(replay):  # nothing was proposed or drawn, and nothing filled up
+            return {
+                "learning_rate": lr,
+                "examples": 0,
+                "skipped_updates": 0.0,
+                **SamplingMetrics().metrics(),
+            }
         self.model.eval()  # dropout would make it another policy than the one that sampled
         self.optimizer.param_groups[0]["lr"] = lr
         minibatches = [

@@ -50,7 +50,7 @@ from model.recording.recorder import Recorder
 from model.run.checkpoints import CheckpointError, load_state
 from model.run.resumption import Resumption, find_resumption, resumed_args
 from model.run.rows import RunDirectoryError
-from model.run.yoking import proposed_counts
+from model.run.yoking import proposed_problems
 from model.trainer import AZRTrainer
 from prime_inversion import primes_between
 from utils.allocator import keep_freed_memory
@@ -117,7 +117,7 @@ def _train(
     policy, why = _with_engine(policy, renderer, replace(args, engine=engine))
     if state is not None and policy.origin is not None:
         require_same_origin(args.model, policy.origin, state["origin"])
-    followed = proposed_counts(args) if args.yoked_to else {}
+    followed = proposed_problems(args) if args.yoked_to else {}
     if recorder is not None:
         recorder.start(policy, str(accelerator.device), state)
         if why is not None:
@@ -161,6 +161,7 @@ def _with_max_prime(args: AZRArgs, accelerator: Accelerator, recorder: Recorder 
     range that is tried. Any other policy is the same for all ranges, and its engine is tried with the
     widest.
     """
+
     def say(line: str) -> None:
         if recorder is not None:
             recorder.say(line)

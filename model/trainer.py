@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from accelerate import Accelerator
 
-from buffer.base_buff import ProblemBuffer, ReplayBuffer
+from buffer.base_buff import REFILLS, ProblemBuffer, ReplayBuffer
 from compute.advantages import attempt_groups, compute_advantages, crowding_cost
 from compute.metrics import round_metrics, time_metrics, token_count
 from compute.reward import compute_r_total, compute_solve_rates
@@ -33,8 +33,9 @@ from custom_types import (
 from model.args import AZRArgs
 from model.inference import rollout
 from model.learner import Learner
-from model.proposers import PROPOSERS
-from prime_inversion import all_problems
+from model.proposers.protocol import Followed
+from model.proposers.table import PROPOSERS
+from prime_inversion import is_held_out, trained_problems
 from utils.processes import same_weights
 from utils.random_states import seeded_generator
 from utils.string_formatting import PromptRenderer
@@ -46,8 +47,7 @@ class AZRTrainer:
 
     policy: trained in place. renderer: of its language and the run's primes. accelerator: where it
     runs and in which precision. learner: by default one that climbs the paper's objective. followed:
-    what the run that `--proposer yoked` follows proposed, by step: how many distinct problems of each
-    task.
+    the problems that the run `--yoked-to` proposed, by step.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class AZRTrainer:
         accelerator: Accelerator,
         *,
         learner: Learner | None = None,
-        followed: Mapping[int, Counter] | None = None,
+        followed: Followed | None = None,
     ):
         self.policy, self.renderer = policy, renderer
         self.args, self.accelerator = args, accelerator
         policy.model.to(accelerator.device)
         same_weights(policy.model)
         self.problems = ProblemBuffer(args.seed)
-        span = args.min_prime, args.max_prime
-        space = [problem for task in TASKS for problem in all_problems(task, *span)]
+        span = args.min_prime, args.max_prime, args.held_out
+        space = [problem for task in TASKS for problem in trained_problems(task, *span)]
         self.problems.seed(space, args.seed_problems)
         self.proposer = PROPOSERS[args.proposer](policy, args, followed or {})
         self.learner = learner or Learner(policy, args, accelerator)
@@ -86,7 +86,7 @@ class AZRTrainer:
         metrics = {
             "step": self.steps,
             "num_tokens": self.num_tokens,
-            **round_metrics(played, self.args.min_prime, self.args.max_prime),
+            **round_metrics(played, self.args.min_prime, self.args.max_prime, self.args.held_out),
             **{f"buffer/{task}": len(self.problems.problems(task)) for task in TASKS},
             **learned.metrics,
             **time_metrics(played.completions, rolled_out - started, ended - rolled_out),
@@ -100,9 +100,11 @@ class AZRTrainer:
         args = self.args
         proposals = self._judge(self._propose())
         times_proposed = Counter(item.proposed for item in proposals if item.proposed)
-        taught = self.proposer.taught(self.steps, list(times_proposed))
+        # What is held out is attempted and paid like any other, but neither taught nor remembered.
+        valid = [item for item in times_proposed if not is_held_out(item, args.held_out)]
+        taught = self.proposer.taught(self.steps, valid)
         attempted = list(dict.fromkeys([*times_proposed, *taught]))
-        novel = self._remember(attempted)
+        novel = self._remember([*valid, *taught])
 
         attempts = [problem for problem in attempted for _ in range(args.n_attempts)]
         # The paper's attempts only measure; what is taught is answered once more, to be trained on.
@@ -110,8 +112,10 @@ class AZRTrainer:
         answers = self._judge(self._answer([*attempts, *lessons, *self._refill(taught)]))
         measured, others = answers[: len(attempts)], answers[len(attempts) :]
         solve_rates = compute_solve_rates(measured)
+        self.proposer.judged(solve_rates)
         for item in answers:
-            self.problems.record(item.rollout.problem, item.verdict is Verdict.CORRECT)
+            if item.rollout.problem in self.problems:
+                self.problems.record(item.rollout.problem, item.verdict is Verdict.CORRECT)
 
         trained_on = set(taught) if args.train_attempts else set()
         trained = [item for item in measured if item.rollout.problem in trained_on]
@@ -164,13 +168,14 @@ class AZRTrainer:
 
     def _refill(self, taught: Sequence[Problem]) -> list[Problem]:
         """Returns problems of the buffer that, with those that are taught, make up the answers of a step:
-        B n a task where attempts are trained on, B otherwise (the paper)."""
-        args = self.args
+        B n a task where attempts are trained on, B otherwise (the paper); none with `--refill none`."""
+        args, draw = self.args, REFILLS[self.args.refill]
         drawn: list[Problem] = []
-        draw = self.problems.sample if args.refill == "uniform" else self.problems.sample_unsolved
         for task in TASKS:
             missing = args.batch_size - sum(problem.task is task for problem in taught)
-            drawn += draw(task, missing * (args.n_attempts if args.train_attempts else 1))
+            drawn += draw(
+                self.problems, task, missing * (args.n_attempts if args.train_attempts else 1)
+            )
         return drawn
 
     def _pay(

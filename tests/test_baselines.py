@@ -15,7 +15,7 @@ from model.args import AZRArgs
 from model.eval import baselines
 from model.eval.baselines import BaselineArgs, baseline_scores, problem_args, trained_on
 from model.eval.evaluator import evaluation_problems
-from model.eval.scores import ALL, SEEN, UNSEEN, bands, score_rows
+from model.eval.scores import ALL, HELD_OUT, SEEN, UNSEEN, bands, score_rows
 from model.flags import ArgumentError
 from prime_inversion import all_problems, primes_between
 
@@ -76,7 +76,7 @@ def test_rows_by_hand():
     rows = score_rows("one", scores, 2, AZRArgs(max_prime=11), seen={a})
     by_band = {row["band"]: row for row in rows if row["task"] == "deduction"}
     assert {band: row["n"] for band, row in by_band.items()} == {
-        ALL: 3, "5-7": 2, "11": 1, SEEN: 1, UNSEEN: 2
+        ALL: 3, "5-7": 2, "11": 1, SEEN: 1, UNSEEN: 2, HELD_OUT: 0
     }  # fmt: skip
     assert by_band[ALL]["accuracy"] == by_band[ALL]["pass@1"] == 0.5
     assert by_band[ALL]["pass@2"] == pytest.approx(2 / 3)

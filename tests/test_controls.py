@@ -10,8 +10,8 @@ from helpers.trainers import make_trainer, weights
 
 from custom_types import CELLS, TASKS, Learned, Problem, Role, TaskType, Verdict
 from model.args import ArgumentError, AZRArgs
-from model.proposers import PROPOSERS
-from model.run.yoking import proposed_counts
+from model.proposers.table import PROPOSERS
+from model.run.yoking import proposed_problems
 
 
 def roles(learned: Learned) -> set[Role]:
@@ -119,14 +119,14 @@ def test_nobody_proposes_and_the_buffer_fills_every_batch(warm_tiny):
 def test_a_yoked_run_follows_step_by_step(warm_tiny, half):
     """As many distinct problems of each task as the run of 20 steps proposed, drawn anew."""
     settings = dict(proposer="yoked", yoked_to=str(half), total_steps=20)
-    counts = proposed_counts(AZRArgs(max_prime=13, **settings))
-    trainer = make_trainer(warm_tiny[0], followed=counts, **settings)
+    followed = proposed_problems(AZRArgs(max_prime=13, **settings))
+    trainer = make_trainer(warm_tiny[0], followed=followed, **settings)
     lines = (half / "problems.jsonl").read_text().splitlines()
     for line in lines[:5]:
-        followed = json.loads(line)
+        row = json.loads(line)
         done = trainer.step()
         drawn = Counter(problem.task for problem in done.played.solve_rates)
-        assert drawn == Counter({task: len(followed[task]) for task in TASKS if followed[task]})
+        assert drawn == Counter({task: len(row[task]) for task in TASKS if row[task]})
         assert roles(done.learned) == {Role.SOLVER}
 
 
@@ -135,7 +135,9 @@ def test_the_flag_offers_every_proposer():
     assert field.metadata["choices"] == tuple(PROPOSERS)
     for wrong, said in (
         (dict(proposer="yoked"), "--proposer yoked: must have --yoked-to RUN_DIR"),
-        (dict(yoked_to="a"), "--yoked-to a: must have --proposer yoked, not self"),
+        (dict(proposer="replayed"), "--proposer replayed: must have --yoked-to RUN_DIR"),
+        (dict(yoked_to="a"), "--yoked-to a: must have --proposer yoked or replayed, not self"),
+        (dict(proposer="none", refill="none"), "--proposer none --refill none: must have one"),
     ):
         with pytest.raises(ArgumentError, match=said):
             AZRArgs(**wrong)

@@ -2,7 +2,6 @@
 line."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from custom_types import Problem, TaskType
 from model.args import AZRArgs
 from model.run.finished import FinishedRun, evaluated_rows, is_run, read_runs
 from model.run.rows import RunDirectoryError
-from model.run.yoking import proposed_counts
+from model.run.yoking import proposed_problems
 
 COMMITTED = sorted((ROOT / "diagrams" / "runs").iterdir())
 STEPS = 3
@@ -135,10 +134,20 @@ def yoked(folder: Path, **changes) -> AZRArgs:
 
 
 def test_a_yoked_run_follows_what_was_proposed(by_hand):
-    """Distinct problems, however often they were proposed; those attempted alone are not counted."""
-    counts = proposed_counts(yoked(by_hand))
-    each = Counter({TaskType.ABDUCTION: 1, TaskType.DEDUCTION: 0, TaskType.INDUCTION: 2})
-    assert counts == {1: each, 2: each, 3: each}
+    """Distinct problems, however often they were proposed; those attempted alone are left out."""
+    each = [
+        Problem(TaskType.ABDUCTION, 2, 3, 5),
+        Problem(TaskType.INDUCTION, 2, 4, 7),
+        Problem(TaskType.INDUCTION, 3, 4, 11),
+    ]
+    assert proposed_problems(yoked(by_hand)) == {1: each, 2: each, 3: each}
+
+
+def test_numbers_that_are_no_problem_are_refused_by_line(by_hand):
+    text = (by_hand / "problems.jsonl").read_text()
+    (by_hand / "problems.jsonl").write_text(text.replace("[2, 4, 7, 1, 0.0]", "[2, 5, 7, 1, 0.0]"))
+    with pytest.raises(RunDirectoryError, match="line 1: 2 . 5 is not 1 modulo 7"):
+        proposed_problems(yoked(by_hand))
 
 
 @pytest.mark.parametrize(
@@ -151,4 +160,4 @@ def test_a_yoked_run_follows_what_was_proposed(by_hand):
 )
 def test_a_run_that_cannot_be_followed_is_refused(by_hand, changes, said):
     with pytest.raises(RunDirectoryError, match=said):
-        proposed_counts(yoked(by_hand, **changes))
+        proposed_problems(yoked(by_hand, **changes))

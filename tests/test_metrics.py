@@ -66,7 +66,7 @@ def test_proposal_metrics_belong_to_their_task(task):
     guess = (1 / 4 + 1 / 4) / 2 if task is TaskType.INDUCTION else (1 / 6 + 1 / 10) / 2
     # Induction: 2 * 4 - 1 = 7 and 3 * 4 - 1 = 11 each fit one of the four primes to 13.
     assert own == {
-        "valid_frac": 0.75, "novel_frac": 0.25, "distinct_frac": 0.5, "proposed_prime_mean": 25 / 3,
+        "valid_frac": 0.75, "novel_frac": 0.25, "distinct_frac": 0.5, "held_out_frac": 0, "proposed_prime_mean": 25 / 3,
         "solve_rate": 0.5, "guess_rate": pytest.approx(guess), "learnable_frac": 1.0,
     }  # fmt: skip
     for other in TASKS:

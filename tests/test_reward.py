@@ -5,7 +5,7 @@ from math import nan
 
 import pytest
 
-from compute.reward import compute_r_propose, compute_r_total
+from compute.reward import compute_r_propose, compute_r_total, solve_variance
 from custom_types import Role, Verdict
 
 PROPOSER, SOLVER = Role.PROPOSER, Role.SOLVER
@@ -75,13 +75,32 @@ def test_a_valid_proposal_without_a_solve_rate_is_refused():
         compute_r_total(PROPOSER, VALID)
 
 
+# r (1 - r) of n = 8 attempts, in 64ths: 1 * 7, 2 * 6, 3 * 5, 4 * 4 and back.
+VARIANCE = {0: 0, 1: 7, 2: 12, 3: 15, 4: 16, 5: 15, 6: 12, 7: 7, 8: 0}
+
+
+@pytest.mark.parametrize("solved, parts", list(VARIANCE.items()))
+def test_the_variance_of_0_to_8_solved_of_8(solved, parts):
+    """And what never and always solved problems earn is a flag of its own, as with learnability."""
+    assert solve_variance(solved / 8) == parts / 64
+    assert compute_r_total(PROPOSER, VALID, solved / 8, scheme="variance") == parts / 64
+    paid = compute_r_total(PROPOSER, VALID, solved / 8, scheme="variance", extreme_reward=-0.5)
+    assert paid == (parts / 64 or -0.5)
+
+
 @pytest.mark.parametrize("role, verdict", list(REWARDS))
 def test_the_control_schemes_pay_form_alone(role, verdict):
     """constant: as ever, but 1 for a valid proposal; format: 1 for every well-formed answer too."""
     solve_rate = 0.25 if verdict is VALID else None
     constant = {**REWARDS, (PROPOSER, VALID): 1.0}
     form = {**constant, (SOLVER, WRONG): 1.0}
-    for scheme, table in (("constant", constant), ("format", form), ("learnability", REWARDS)):
+    variance = {**REWARDS, (PROPOSER, VALID): 0.25 * 0.75}
+    for scheme, table in (
+        ("constant", constant),
+        ("format", form),
+        ("learnability", REWARDS),
+        ("variance", variance),
+    ):
         assert compute_r_total(role, verdict, solve_rate, scheme=scheme) == table[role, verdict]
     with pytest.raises(ValueError, match="scheme"):
         compute_r_total(role, verdict, solve_rate, scheme="none")

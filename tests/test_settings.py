@@ -10,8 +10,8 @@ from helpers.trainers import make_trainer
 
 from custom_types import TASKS, Problem, Role, TaskType
 from model.args import AZRArgs
-from model.proposers import PROPOSERS
-from model.run.yoking import proposed_counts
+from model.proposers.table import PROPOSERS
+from model.run.yoking import proposed_problems
 from prime_inversion import all_problems
 
 # ---------------------------------------------------------------- which problems
@@ -95,7 +95,7 @@ def test_yoked_draws_what_was_proposed_in_the_same_step(tmp_path):
         3: {abduction: [], deduction: [], induction: [third]},
     }
     args = followed(tmp_path, steps)
-    yoked = PROPOSERS["yoked"](None, args, proposed_counts(args))
+    yoked = PROPOSERS["yoked"](None, args, proposed_problems(args))
     counts = {
         step: Counter(problem.task for problem in yoked.taught(step, [])) for step in (1, 3, 2)
     }

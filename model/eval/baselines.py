@@ -8,7 +8,7 @@ Tables of accuracy by task and band of primes, each share with its 95% Wilson in
 guessing at random, answering always 1, `tiny` before self-play, an exact solver, which must reach 1
 because it checks the judge, and the models named. Every answer goes through the judge of training, as
 text. The problems come from a random stream that no training uses; how many of them a run has trained
-on all the same, and its accuracy on those and on the others, is a table of its own.
+on all the same, and its accuracy on those, on the others and on what it held out, is a table of its own.
 """
 
 import json
@@ -36,7 +36,7 @@ from custom_types import Policy, Problem, Role, TaskType, Verdict
 from model.args import AZRArgs
 from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, evaluation_problems
-from model.eval.scores import SEEN, UNSEEN, Scores, score_rows, tables
+from model.eval.scores import PARTS, Scores, score_rows, tables
 from model.flags import ArgumentError, Flags, flag, parse
 from model.policy.language import language
 from model.policy.load import PolicyError, load_policy, load_pretrained, require_words
@@ -184,7 +184,7 @@ def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperatur
     or RunDirectoryError."""
     asking: dict[str, Any] = dict(
         min_prime=args.min_prime, max_prime=args.max_prime,
-        eval_problems=args.eval_problems, seed=args.seed,
+        eval_problems=args.eval_problems, seed=args.seed, held_out=0.0,  # all are asked, those too
     )  # fmt: skip
     if is_run(model):
         policy = load_pretrained(str(FinishedRun(model).newest_checkpoint))
@@ -212,7 +212,8 @@ def main(argv: Sequence[str]) -> int:
         scores = {model: model_scores(model, *how) for model in given.model}
         rows = []
         for name, found in (baseline_scores(*how) | scores).items():
-            rows += score_rows(name, found, given.samples, args, seen.get(name))
+            held_out = run_args(name).held_out if name in seen else 0.0
+            rows += score_rows(name, found, given.samples, args, seen.get(name), held_out)
     except (ArgumentError, PolicyError, CheckpointError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -229,7 +230,7 @@ def main(argv: Sequence[str]) -> int:
     if output is not None:
         text = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
         (output / FILES[0]).write_text(text, encoding="utf-8")
-        save_bars([row for row in rows if row["band"] not in (SEEN, UNSEEN)], output / FILES[1])
+        save_bars([row for row in rows if row["band"] not in PARTS], output / FILES[1])
         print(f"{output / FILES[0]} and {output / FILES[1]}")
     if any(row["accuracy"] != 1 for row in rows if row["policy"] == EXACT and row["n"]):
         print("the exact solver must be right everywhere: the judge is wrong", file=sys.stderr)

@@ -18,17 +18,18 @@ from compute.reward import compute_r_total, compute_solve_rates
 from custom_types import TASKS, Judged, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
 from model.args import AZRArgs
 from model.inference import rollout
-from prime_inversion import all_problems, generate_of_each_task, generate_problems
+from prime_inversion import evaluated_problems, generate_of_each_task, generate_problems
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
 
 
 def evaluation_problems(args: AZRArgs) -> list[Problem]:
-    """`args.eval_problems` of each task's space from a stream that training never uses, or all."""
+    """`args.eval_problems` of each task's space from a stream that training never uses, or all; of those
+    held out alone, where some are."""
     rng = Random(f"{args.seed}/evaluation problems")
     chosen = []
     for task in TASKS:
-        space = all_problems(task, args.min_prime, args.max_prime)
+        space = evaluated_problems(task, args.min_prime, args.max_prime, args.held_out)
         chosen += (
             space if len(space) <= args.eval_problems else rng.sample(space, args.eval_problems)
         )

@@ -8,11 +8,12 @@ from compute.estimates import pass_at_k, wilson_interval
 from constants import MAXIMUM_PRIME
 from custom_types import TASKS, Problem
 from model.args import AZRArgs
-from prime_inversion import primes_between
+from prime_inversion import is_held_out, primes_between
 from utils.tables import span_name
 
 BAND_ENDS = (7, 13, 19, 31, 61, 127, 251, MAXIMUM_PRIME)  # the same for every range
-ALL, SEEN, UNSEEN = "all", "seen", "unseen"  # in training
+ALL, SEEN, UNSEEN, HELD_OUT = "all", "seen", "unseen", "held out"  # of the training
+PARTS = SEEN, UNSEEN, HELD_OUT  # of a run, beside the bands of primes
 
 Scores = Mapping[Problem, int]  # how many of the k answers to a problem are right
 
@@ -34,9 +35,11 @@ def score_rows(
     samples: int,
     args: AZRArgs,
     seen: Collection[Problem] | None = None,
+    held_out: float = 0.0,
 ) -> list[dict]:
     """A row for each task and band that has problems: the chance that an answer is right, with its
-    interval over problems, and with several samples pass@1 to pass@k."""
+    interval over problems, and with several samples pass@1 to pass@k. seen: of a run, what it has
+    trained on; held_out: of a run, its share of problems that it never trains on."""
     rows, banded = [], bands(args.min_prime, args.max_prime)
     for task in TASKS:
         asked = [problem for problem in scores if problem.task is task]
@@ -46,6 +49,7 @@ def score_rows(
         if seen is not None:
             groups[SEEN] = [problem for problem in asked if problem in seen]
             groups[UNSEEN] = [problem for problem in asked if problem not in seen]
+            groups[HELD_OUT] = [problem for problem in asked if is_held_out(problem, held_out)]
         for band, problems in groups.items():
             n = len(problems)
             row: dict[str, object] = {"policy": policy, "task": str(task), "band": band}
@@ -79,20 +83,20 @@ def tables(rows: Sequence[Mapping], samples: int) -> list[Table]:
             table.add_column(policy, justify="right", min_width=9, overflow="fold")
         for band in dict.fromkeys(row["band"] for row in rows):
             of_band = [by_key.get((policy, task, band), {"n": 0}) for policy in policies]
-            if band not in (SEEN, UNSEEN) and of_band[0]["n"]:
+            if band not in PARTS and of_band[0]["n"]:
                 table.add_row(band, str(of_band[0]["n"]), *map(_cell, of_band))
         shown.append(table)
     runs = [policy for policy in policies if (policy, str(TASKS[0]), SEEN) in by_key]
     if runs:
         table = Table("run", "task", title="accuracy on problems that a run has trained on, or not")
-        for header in ("all", "share seen", "seen", "n", "unseen", "n"):
+        for header in ("all", "share seen", "seen", "n", "unseen", "n", "held out", "n"):
             table.add_column(header, justify="right")
         for policy in runs:
             for task in map(str, TASKS):
-                whole, seen, unseen = (by_key[policy, task, band] for band in (ALL, SEEN, UNSEEN))
-                share = f"{seen['n'] / whole['n']:.0%}"
-                parts = _cell(seen), str(seen["n"]), _cell(unseen), str(unseen["n"])
-                table.add_row(policy, task, _cell(whole), share, *parts)
+                whole, *parts = (by_key[policy, task, band] for band in (ALL, *PARTS))
+                share = f"{parts[0]['n'] / whole['n']:.0%}"
+                cells = (cell for part in parts for cell in (_cell(part), str(part["n"])))
+                table.add_row(policy, task, _cell(whole), share, *cells)
         shown.append(table)
     if samples > 1:
         ks = sorted({samples} | {2**power for power in range(7) if 2**power <= samples})

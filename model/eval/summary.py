@@ -23,7 +23,7 @@ from custom_types import TASKS, TaskType
 from model.flags import ArgumentError, Flags, parse, positional
 from model.run.finished import FinishedRun, evaluated_rows
 from model.run.rows import Row, RunDirectoryError
-from prime_inversion import all_problems, best_constant, best_without_p
+from prime_inversion import all_problems, best_constant, best_without_p, evaluated_problems
 from utils.tables import markdown_table
 
 LAST_STEPS = 20
@@ -123,8 +123,8 @@ def certainty_rows(run: FinishedRun) -> list[dict[str, str]]:
     """By task and for all: the first and the last evaluation with 95% Wilson intervals, the best answer
     that never changes, the best table that ignores p, and the form of responses over the last tenth of
     the run."""
-    span = run.args["min_prime"], run.args["max_prime"]
-    spaces = {task: all_problems(task, *span) for task in TASKS}
+    span = run.args["min_prime"], run.args["max_prime"], run.args["held_out"]
+    spaces = {task: evaluated_problems(task, *span) for task in TASKS}
     most = run.args["eval_problems"]
     asked = {task: min(len(problems), most) for task, problems in spaces.items()}
     constant = {task: best_constant(task, *span) for task in TASKS}

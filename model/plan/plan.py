@@ -47,7 +47,7 @@ from model.policy.reasoner import build_reasoner, reasoner_tokenizer
 from model.policy.tiny import build_tiny, tiny_tokenizer
 from model.policy.weights import PolicyError, require_hub_model
 from model.presets import is_small, recomputes
-from model.proposers import PROPOSERS
+from model.proposers.table import PROPOSERS
 from prime_inversion import all_problems, primes_between
 from prompts import CHAT, COMPACT, PROMPT_SETS, SCRATCHPAD, TURN
 from utils.string_formatting import PromptRenderer

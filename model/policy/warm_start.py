@@ -43,7 +43,7 @@ def _example(renderer: PromptRenderer, example_rng: Random, args: AZRArgs) -> tu
     role, task = example_rng.choice(tuple(Role)), example_rng.choice(TASKS)
     span = args.min_prime, args.max_prime
     if role is Role.SOLVER:
-        (problem,) = generate_problems(1, example_rng, *span, tasks=(task,))
+        (problem,) = generate_problems(1, example_rng, *span, tasks=(task,), held_out=args.held_out)
         induction = task is TaskType.INDUCTION
         guesses: Sequence[int] = primes_between(*span) if induction else range(1, problem.p)
         return renderer.solver(problem), format_answer(example_rng.choice(guesses))

@@ -1,8 +1,7 @@
 """Small trainers, what is changed in them, and what is compared of them, for several test files."""
 
 import copy
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -12,6 +11,7 @@ from custom_types import Policy, Round, Scored
 from model.args import AZRArgs
 from model.engine.shared import SharedEngine
 from model.learner import Learner
+from model.proposers.protocol import Followed
 from model.trainer import AZRTrainer
 from utils.string_formatting import PromptRenderer
 
@@ -23,7 +23,7 @@ def make_trainer(
     trainer_class: type[AZRTrainer] = AZRTrainer,
     *,
     learner: Callable[[Policy, AZRArgs, Accelerator], Learner] = Learner,
-    followed: Mapping[int, Counter] | None = None,
+    followed: Followed | None = None,
     **changes,
 ) -> AZRTrainer:
     """A trainer of a copy of a policy. learner: what makes its learner. followed: as `AZRTrainer` has
@@ -40,7 +40,7 @@ def trainer_of(
     accelerator: Accelerator | None = None,
     *,
     learner: Callable[[Policy, AZRArgs, Accelerator], Learner] = Learner,
-    followed: Mapping[int, Counter] | None = None,
+    followed: Followed | None = None,
 ) -> AZRTrainer:
     """A trainer of the policy itself."""
     renderer = PromptRenderer.for_policy(policy, args)
@@ -62,11 +62,8 @@ class EqualPay(AZRTrainer):
 
 
 def without_refill(policy: Policy, **changes) -> AZRTrainer:
-    """A trainer whose answers are the n attempts at this step's proposals: the buffer has nothing to fill
-    a batch up with."""
-    trainer = make_trainer(policy, **changes)
-    trainer.problems.sample_unsolved = lambda task, n: []
-    return trainer
+    """A trainer whose answers are the n attempts at this step's proposals."""
+    return make_trainer(policy, refill="none", **changes)
 
 
 def with_engine(engine_class: type[SharedEngine]) -> Callable[..., Learner]:
