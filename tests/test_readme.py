@@ -34,12 +34,12 @@ def shown(value) -> str:
 
 def flag_table() -> str:
     """The table of flags in model/README.md: what each preset has, and the help."""
-    lines = ["| flag | tiny | smollm2 | chat models | |", "|---|---|---|---|---|"]
+    lines = ["| flag | tiny | reasoner | smollm2 | chat models | |", "|---|---|---|---|---|---|"]
     for item in fields(AZRArgs):
-        presets = ({}, SMOLLM2_PRESET, CHAT_PRESET)
+        presets = ({}, REASONER_PRESET, SMOLLM2_PRESET, CHAT_PRESET)
         values = [shown(preset.get(item.name, item.default)) for preset in presets]
         if item.name == "model":
-            values[1:] = ["smollm2", ""]
+            values[1:] = ["reasoner", "smollm2", ""]
         flag = f"`--{item.name.replace('_', '-')}`"
         lines.append(f"| {flag} | {' | '.join(values)} | {item.metadata['help']} |")
     return "\n".join(lines)

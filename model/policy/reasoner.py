@@ -112,9 +112,9 @@ def _proposal(renderer: PromptRenderer, rng: Random, n_references: int) -> tuple
 
 def _texts(policy: Policy, args: AZRArgs, rng: Random) -> Iterator[list[tuple[Prompt, str]]]:
     """A batch for each step, of prompts that name all ranges, half of them the widest."""
-    primes = primes_between(args.min_prime, REASONER_PRIME)
     renderers = [
-        PromptRenderer.for_policy(policy, replace(args, max_prime=largest)) for largest in primes
+        PromptRenderer.for_policy(policy, replace(args, max_prime=largest, held_out=0.0))
+        for largest in primes_between(args.min_prime, REASONER_PRIME)
     ]
     for _ in range(args.warm_start_steps):
         most = REASONER_PRIME if rng.random() < LONG else SHORT
