@@ -13,7 +13,7 @@ import pytest
 from constants import CARDS, ROOT, SMOLLM2_INSTALL
 from model.args import AZRArgs, parse_args
 from model.plan.plan import plan
-from model.presets import CHAT_PRESET, REASONER_PRESET, SMOLLM2_PRESET
+from model.presets import CHAT_PRESET, LORA_PRESET, REASONER_PRESET, SMOLLM2_PRESET
 
 ROOMS = ("compute", "model", "model/eval", "model/run", "tests/benchmarks")
 PAGES = {
