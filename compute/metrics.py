@@ -60,6 +60,7 @@ def proposal_metrics(
         metrics[f"held_out_frac/{task}"] = _mean(is_held_out(p, held_out) for p in valid)
         metrics[f"proposed_prime_mean/{task}"] = _mean(problem.p for problem in valid)
         metrics[f"solve_rate/{task}"] = _mean(rates.values())
+        metrics[f"learnable_frac/{task}"] = _mean(0 < rate < 1 for rate in rates.values())
         metrics[f"guess_rate/{task}"] = _mean(guess_rate(p, min_prime, max_prime) for p in rates)
     return metrics
 

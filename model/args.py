@@ -26,6 +26,7 @@ from prime_inversion import all_problems, evaluated_problems
 
 NEWEST = "newest"  # --resume without a path
 FOLLOWERS = "yoked", "replayed"  # the proposers of a run that follows another
+AUTO = "auto"  # a number that the run finds by measuring
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,17 @@ class AZRArgs(Flags):
     plan: bool = flag(False, "print what the run needs of its GPU, loading no weights, and stop")
     # the problems
     min_prime: int = flag(5, "smallest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
-    max_prime: int = flag(31, "largest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
+    max_prime: int = flag(
+        31,
+        "largest p; auto: the largest for which at least --auto-share of the problems are solved sometimes "
+        "and not always, as attempts before step 1 show",
+        least=MINIMUM_PRIME,
+        most=MAXIMUM_PRIME,
+        words=(AUTO,),
+    )
+    auto_share: float = flag(
+        0.4, "share of the problems that --max-prime auto asks for", above=0, most=1
+    )
     seed_problems: int = flag(
         8, "random problems of each task in the buffer before step 1", least=1
     )
@@ -222,12 +233,12 @@ class AZRArgs(Flags):
 
     def __post_init__(self):
         super().__post_init__()
-        if not any(self.min_prime <= q <= self.max_prime for q in PRIMES):
+        if not self.undecided and not any(self.min_prime <= q <= self.max_prime for q in PRIMES):
             raise ArgumentError(
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
             )
-        if self.held_out:
+        if self.held_out and not self.undecided:
             self._require_both_kinds()
         if self.proposer in FOLLOWERS and self.yoked_to is None:
             raise ArgumentError(

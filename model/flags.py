@@ -44,6 +44,7 @@ def flag(
     most: float | None = None,
     above: float | None = None,
     choices: Sequence[str] | None = None,
+    words: Sequence[str] = (),
     bare: str | None = None,
     changeable: bool = False,
     repeatable: bool = False,
@@ -51,10 +52,11 @@ def flag(
     """A field with what its flag may be: an inclusive range, an open lower end, or a choice. Numbers
     without an end of their own go to `LIMIT`, or from minus that.
 
-    bare: the value of the flag when the command line gives it none. changeable: whether a run may be
+    words: what may stand in the place of a number until the program has decided it, as `undecided`
+    tells. bare: the value of the flag when the command line gives it none. changeable: whether a run may be
     resumed with another value. repeatable: whether it may be given several times; its value is a tuple.
     """
-    limits = dict(least=least, most=most, above=above, choices=choices)
+    limits = dict(least=least, most=most, above=above, choices=choices, words=tuple(words))
     kind = dict(bare=bare, changeable=changeable, repeatable=repeatable, positional=None)
     return field(default=default, metadata={"help": help, **limits, **kind})
 
@@ -75,6 +77,12 @@ class Flags:
     def __post_init__(self):
         for item in fields(self):
             check(item, getattr(self, item.name))
+
+    @property
+    def undecided(self) -> list[str]:
+        """The names of the fields that hold a word in the place of a number. Whoever uses such a number
+        must have decided it before."""
+        return [item.name for item in fields(self) if is_word(item, getattr(self, item.name))]
 
 
 def flag_name(name: str) -> str:
@@ -100,7 +108,14 @@ def check(item: Field, value: Any) -> None:
         _check_one(item, one)
 
 
+def is_word(item: Field, value: Any) -> bool:
+    """Whether a value is one of the words that may stand in the place of a field's number."""
+    return type(value) is str and value in item.metadata["words"]
+
+
 def _check_one(item: Field, value: Any) -> None:
+    if is_word(item, value):
+        return
     limits, wanted = item.metadata, _wanted(item)
     ok = type(value) is wanted or (wanted is float and type(value) is int)
     if ok and wanted in (int, float):
@@ -135,6 +150,11 @@ def _range(item: Field) -> tuple[float, float]:
 
 
 def _allowed(item: Field) -> str:
+    """What a field may be, as the end of a sentence."""
+    return " or ".join([_allowed_value(item), *item.metadata["words"]])
+
+
+def _allowed_value(item: Field) -> str:
     limits, wanted = item.metadata, _wanted(item)
     if limits["choices"]:
         return " or ".join(limits["choices"])
@@ -226,7 +246,9 @@ def _parameter(item: Field) -> click.Parameter:
         on = flag_name(item.name)
         switch = f"{on}/--no-{on.removeprefix('--')}"
         return click.Option([item.name, switch], default=None, help=text)
-    metavar = "|".join(known["choices"] or [item.name.rstrip("_").split("_")[-1].upper()])
+    metavar = "|".join(
+        known["choices"] or [item.name.rstrip("_").split("_")[-1].upper(), *known["words"]]
+    )
     optional_value = {} if known["bare"] is None else dict(is_flag=False, flag_value=known["bare"])
     return click.Option(
         [item.name, flag_name(item.name)],
@@ -252,6 +274,8 @@ class _Value(click.ParamType):
         flags = (one for one in ctx.command.get_params(ctx) if isinstance(one, click.Option))
         if any(value.partition("=")[0] in _spellings(one) for one in flags):
             raise ArgumentError(f"{_name(self.item)}: expected one argument, not the flag {value}")
+        if is_word(self.item, value):
+            return value
         try:
             converted = _wanted(self.item)(value)
         except ValueError:

@@ -32,16 +32,17 @@ from accelerate.utils import InitProcessGroupKwargs, set_seed
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
-from constants import TINY_MODEL
+from constants import MAXIMUM_PRIME, TINY_MODEL
 from custom_types import Policy
 from model.args import ArgumentError, AZRArgs, parse_args, with_prompt_date
 from model.checkpoint import restore, save_policy, training_state
 from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problems
+from model.eval.prime_range import choose_max_prime
 from model.optimizer import NonFiniteError
 from model.plan.plan import plan
 from model.policy.language import language
-from model.policy.load import PolicyError, load_policy
+from model.policy.load import PolicyError, largest_named_prime, load_policy
 from model.policy.origin import require_same_origin
 from model.policy.warm_start import warm_start
 from model.presets import is_small
@@ -51,9 +52,10 @@ from model.run.resumption import Resumption, find_resumption, resumed_args
 from model.run.rows import RunDirectoryError
 from model.run.yoking import proposed_problems
 from model.trainer import AZRTrainer
+from prime_inversion import primes_between
 from utils.allocator import keep_freed_memory
 from utils.files import file_error, forbidden
-from utils.processes import gather
+from utils.processes import gather, same_weights
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
 
@@ -102,8 +104,11 @@ def _train(
 ) -> int:
     """`train`, with what it writes through."""
     checkpoint = resumption.checkpoint if resumption else None
-    set_seed(args.seed)
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
+    if args.undecided:
+        args = _with_max_prime(args, accelerator, recorder)
+        gc.collect()  # the policy that was asked
+    set_seed(args.seed)
     policy = _policy(args, checkpoint)
     renderer = PromptRenderer.for_policy(policy, args)
     state = load_state(checkpoint) if checkpoint else None
@@ -145,6 +150,53 @@ def _train(
     accelerator.wait_for_everyone()  # a process that ends alone would end the others
     accelerator.end_training()
     return stopped
+
+
+def _with_max_prime(args: AZRArgs, accelerator: Accelerator, recorder: Recorder | None) -> AZRArgs:
+    """The arguments with the largest prime that `--max-prime auto` finds. Raises PolicyError, or
+    ArgumentError where --held-out leaves nothing of that range.
+
+    The policy that is asked is then let go: the run loads its own, and is to the last bit the run that is
+    given this number. `tiny`, whose words are those of its range, is built and warmed up anew for each
+    range that is tried. Any other policy is the same for all ranges, and its engine is tried with the
+    widest.
+    """
+    asked = replace(
+        args, held_out=0.0
+    )  # a range that is tried may have none, and nothing is trained
+    if args.model == TINY_MODEL:
+        most = MAXIMUM_PRIME
+    else:
+        least, *_ = primes_between(args.min_prime, MAXIMUM_PRIME)
+        policy = _policy(replace(asked, max_prime=least), None)
+        most = largest_named_prime(policy)
+        policy.model.to(accelerator.device)
+        same_weights(policy.model)
+        widest = replace(asked, max_prime=most)
+        policy, _ = _with_engine(policy, PromptRenderer.for_policy(policy, widest), widest)
+
+    def evaluator_of(max_prime: int) -> Evaluator:
+        of_range = replace(asked, max_prime=max_prime)
+        if args.model != TINY_MODEL:
+            return Evaluator(policy, PromptRenderer.for_policy(policy, of_range), of_range)
+        tiny = _policy(of_range, None)
+        renderer = PromptRenderer.for_policy(tiny, of_range)
+        tiny, _ = _with_engine(tiny, renderer, of_range)
+        if of_range.warm_starts:
+            warm_start(tiny, renderer, of_range)
+        same_weights(tiny.model)
+        return Evaluator(tiny, renderer, of_range)
+
+    def say(line: str) -> None:
+        if recorder is not None:
+            recorder.say(line)
+
+    with accelerator.autocast():
+        chosen, measured = choose_max_prime(asked, most, evaluator_of, say)
+    args = replace(args, max_prime=chosen)
+    if recorder is not None:
+        recorder.decided(args, {"max_prime": measured})
+    return args
 
 
 def _policy(args: AZRArgs, checkpoint: Path | None) -> Policy:

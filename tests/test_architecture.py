@@ -24,7 +24,7 @@ LAYERS = [
     ("model.engine",),
     ("model.inference",),
     ("model.optimizer", "model.learner", "model.proposers", "model.trainer"),
-    ("model.plan", "model.eval.evaluator", "model.eval.scores"),
+    ("model.plan", "model.eval.evaluator", "model.eval.scores", "model.eval.prime_range"),
     ("model.checkpoint",),
     ("model.run",),
     ("model.report",),

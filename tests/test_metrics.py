@@ -67,13 +67,24 @@ def test_proposal_metrics_belong_to_their_task(task):
     # Induction: 2 * 4 - 1 = 7 and 3 * 4 - 1 = 11 each fit one of the four primes to 13.
     assert own == {
         "valid_frac": 0.75, "novel_frac": 0.25, "distinct_frac": 0.5, "held_out_frac": 0, "proposed_prime_mean": 25 / 3,
-        "solve_rate": 0.5, "guess_rate": pytest.approx(guess),
+        "solve_rate": 0.5, "guess_rate": pytest.approx(guess), "learnable_frac": 1.0,
     }  # fmt: skip
     for other in TASKS:
         if other != task:
             assert metrics[f"valid_frac/{other}"] == 0 and math.isnan(
                 metrics[f"solve_rate/{other}"]
             )
+
+
+def test_a_problem_is_learnable_that_is_solved_sometimes_and_not_always():
+    """Of four problems of a task one is never solved, one always, and two in between."""
+    task = TASKS[0]
+    rates = {Problem(task, x, pow(x, -1, 7), 7): x / 4 - 0.5 for x in (2, 3, 5, 6)}
+    rates[Problem(task, 5, 3, 7)], rates[Problem(task, 6, 6, 7)] = 7 / 8, 1.0
+    assert sorted(rates.values()) == [0, 0.25, 0.875, 1]
+    metrics = proposal_metrics(Round((), (), rates, (), 0, ()), 5, 13)
+    assert metrics[f"learnable_frac/{task}"] == 0.5
+    assert math.isnan(metrics[f"learnable_frac/{TASKS[1]}"])
 
 
 # ---------------------------------------------------------------- a round

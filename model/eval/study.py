@@ -211,12 +211,13 @@ def conflict(run_dir: Path, argv: Sequence[str]) -> str | None:
     """Why a folder cannot be this run's: it holds something else. None if it can."""
     if not run_dir.exists() or not any(run_dir.iterdir()):
         return None
-    ignored = {"run_dir", "quiet", "prompt_date"}
+    wanted = parse_args(argv, language_of=language)
+    ignored = {"run_dir", "quiet", "prompt_date", *wanted.undecided}
     try:
         found = FinishedRun(run_dir).config["args"]
     except (RunDirectoryError, ValueError, KeyError):
         return f"--output: {run_dir} must be empty or a run of this study, and is neither"
-    for name, value in parse_args(argv, language_of=language).as_dict().items():
+    for name, value in wanted.as_dict().items():
         if name not in ignored and found.get(name) != value:
             had = f"{flag_name(name)} {found.get(name)}"
             return f"--output: {run_dir} holds a run with {had}, not {value}"

@@ -5,6 +5,7 @@ adds up what `model/plan/memory.py` says is in memory together.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
 from textwrap import fill
@@ -13,7 +14,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from buffer.packing import row_length
-from constants import CARDS, PLANNED_CARD, SHAPES, TINY_MODEL
+from constants import CARDS, MAXIMUM_PRIME, PLANNED_CARD, SHAPES, TINY_MODEL
 from custom_types import TASKS, PromptSet
 from model.args import AZRArgs
 from model.plan.memory import (
@@ -57,7 +58,15 @@ LINE, INDENT = 100, 33  # characters
 
 
 def plan(args: AZRArgs) -> tuple[str, bool]:
-    """The text, and whether the run fits the card. Raises PolicyError for a model it cannot read."""
+    """The text, and whether the run fits the card. Raises PolicyError for a model it cannot read. A range
+    of primes that is not decided yet is the widest, whose prompts are the longest."""
+    assumed = []
+    if args.undecided:
+        args = replace(args, max_prime=MAXIMUM_PRIME)
+        assumed = [
+            f"--max-prime auto: planned for primes {args.min_prime} to {MAXIMUM_PRIME}, the most that it may "
+            f"take; attempts before step 1 are not counted."
+        ]
     name = args.card or PLANNED_CARD
     usable = int((1 - MARGIN) * CARDS[name].memory * GIB)
     model, language = read_model(args)
@@ -78,6 +87,7 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     )
     lines = [
         f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {model.num_parameters():,} parameters",
+        *assumed,
         "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",
         *(_line(name, total(size), _formula(size)) for name, size in sizes.items() if total(size)),
         *(

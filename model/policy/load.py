@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from constants import SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
+from constants import MAXIMUM_PRIME, PRIMES, SMOLLM2_INSTALL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy
 from model.args import AZRArgs
 from model.policy.adapters import AdapterError, add_adapters
@@ -77,6 +77,14 @@ def _named(args: AZRArgs) -> Policy:
     policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
     require_words(policy, args.max_prime)
     return policy
+
+
+def largest_named_prime(policy: Policy) -> int:
+    """The largest prime that a policy can name: of the compact language, that it has a word for."""
+    if policy.prompts is not COMPACT:
+        return MAXIMUM_PRIME
+    words = policy.tokenizer.get_vocab()
+    return max(prime for prime in PRIMES if str(prime) in words)
 
 
 def require_words(policy: Policy, max_prime: int) -> None:

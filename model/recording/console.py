@@ -12,6 +12,7 @@ from math import isnan
 from pathlib import Path
 from statistics import fmean
 
+from compute.symptoms import STEPS, Symptom
 from constants import CUDA_MODEL, ROOT, TINY_MODEL
 from custom_types import ROLES, TASKS, Policy
 from model.args import AZRArgs
@@ -91,6 +92,10 @@ class Console:
             pace = (time.monotonic() - self.started) / (step - self.first)
             cells.append(_duration(pace * (self.args.total_steps - step)))
         self.say(_line(cells, COLUMNS))
+
+    def warn(self, symptom: Symptom) -> None:
+        """A sign that the run has gone wrong has been seen for so many steps that it is said, once."""
+        self.say(f"warning: for the last {STEPS} steps {symptom.said}; try {symptom.advice}")
 
     def end(self, rows: Sequence[Mapping], checkpoint: Path, report: Path) -> None:
         """Print what was reached, where things are, and what can be done with them. rows: all of the

@@ -5,10 +5,11 @@ Steps and checkpoints go in, in the order of its methods: `start`, `warm_started
 """
 
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from compute.symptoms import SYMPTOMS, Watch
 from custom_types import Policy, Problem, Step, Verdict
 from model.args import AZRArgs
 from model.recording.console import Console
@@ -32,6 +33,7 @@ class Recorder:
         self.args, self.resumption = args, resumption
         self.run = RunDirectory(args)
         self.console = Console(args, self.run.path)
+        self.watch = Watch(args.batch_size)
         self.tracker: WandbTracker | None = None
         self.best: dict | None = None
         self.accuracy: float | None = None  # of the last recorded step, if it was evaluated
@@ -44,6 +46,13 @@ class Recorder:
         self._close_tracker()
         self.run.discard()
 
+    def decided(self, args: AZRArgs, measured: Mapping) -> None:
+        """What the command line left to the run is decided. args: from here on. measured: by the name of
+        each argument that was left open, what was measured for it. Raises RunDirectoryError."""
+        self.args = self.console.args = args
+        with _writable():
+            self.run.write_measured(args, measured)
+
     def start(self, policy: Policy, device: str, state: Mapping | None) -> None:
         """The policy is there. state: of the checkpoint that the run continues from, if any. Raises
         CheckpointError where there is no room for a checkpoint, and RunDirectoryError."""
@@ -53,7 +62,7 @@ class Recorder:
         self.weights_size = sum(4 * weight.numel() for weight in weights)  # bytes, in float32
         moments_size = sum(8 * weight.numel() for weight in weights if weight.requires_grad)
         positions = saved.get("logs", {})
-        try:
+        with _writable():
             if self.resumption is not None:
                 self.run.rewind(step, positions, self._best_step())
                 for sentence in self.resumption.skipped:
@@ -61,11 +70,12 @@ class Recorder:
             if self.args.total_steps > (step or 0):
                 self.run.checkpoints.require_room(self.weights_size + moments_size)
             self.run.write_config(self.args, device, policy.engine, step)
-        except OSError as error:
-            raise RunDirectoryError(f"{error}: the run directory must be writable") from error
         self.console.start(policy, device)
         if self.resumption is not None:
-            self.console.resumed(self.resumption.checkpoint, FinishedRun(self.run.path).metrics)
+            before = FinishedRun(self.run.path).metrics
+            self.console.resumed(self.resumption.checkpoint, before)
+            for row in before:
+                self.watch.add(row)
         begun, _ = position_of("metrics", positions)
         self.tracker = WandbTracker(self.args, self.run.path, begun, saved.get("tracker"))
 
@@ -80,13 +90,16 @@ class Recorder:
         evaluated: the verdicts of the evaluation, none where there was none."""
         step, logs = metrics["step"], self.run.logs
         self.accuracy = metrics.get("eval/accuracy")
-        logs.log_metrics(metrics)
+        warnings = self.watch.add(metrics)
+        logs.log_metrics({**metrics, **warnings} if step else metrics)
         self.recorded = True
         if done is not None:
             logs.log_rollouts(step, done.learned, self.tokenizer, self.args.logged_rollouts)
             logs.log_problems(step, done.played)
         logs.log_evaluation(step, evaluated)
         self.console.step(metrics)
+        for key in self.watch.begun:
+            self.console.warn(SYMPTOMS[key])
 
     def say(self, line: str) -> None:
         """Tell the user something."""
@@ -138,6 +151,15 @@ class Recorder:
         if not steps:
             return "there is no checkpoint yet"
         return f"the last good checkpoint is {self.run.checkpoints.path(steps[-1])}"
+
+
+@contextmanager
+def _writable() -> Iterator[None]:
+    """What the run cannot be without is written. Raises RunDirectoryError for what the system says."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"{error}: the run directory must be writable") from error
 
 
 def _attempt(what: object, action: Callable[[], object]) -> None:

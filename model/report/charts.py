@@ -144,6 +144,16 @@ def _level_text(label: str, value: float, y: Mapping) -> dict:
     }
 
 
+def shade(panel: Panel, rows: Sequence[Mapping], stretches: Sequence[tuple[int, int]]) -> dict:
+    """A layer to stand behind the curves of `rows`: a band over each stretch of steps, from the first to
+    the last. Step k takes up the place from k - 1 to k."""
+    return {
+        "data": {"values": [{"from": first - 1, "to": last} for first, last in stretches]},
+        "mark": {"type": "rect", "color": WRONG, "opacity": 0.12},
+        "encoding": {"x": {**_x(panel, rows), "field": "from"}, "x2": {"field": "to"}},
+    }
+
+
 def group_names(rows: Sequence[Mapping]) -> list[str]:
     """The groups of `rows`, in their order."""
     return list(dict.fromkeys(row["group"] for row in rows))

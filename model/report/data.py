@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from compute.symptoms import SYMPTOMS, warned_steps
 from constants import LAST_EVALUATIONS
 from custom_types import TASKS
 from model.args import CHANGEABLE
@@ -64,6 +65,35 @@ def run_row(group: str, run: FinishedRun) -> dict[str, str]:
         "skipped updates": str(round(sum(row.get("skipped_updates", 0) for row in done))),
         "seconds of steps": f"{sum(row['step_time'] for row in done):.0f}",
     }
+
+
+def warning_rows(runs: Sequence[FinishedRun]) -> list[dict[str, str]]:
+    """A line, as text, for each sign that a run went wrong: in which steps, and what may help."""
+    rows = []
+    for run in runs:
+        for key, stretches in _warned(run).items():
+            symptom = SYMPTOMS[key]
+            named = (f"{first} to {last}" for first, last in stretches)
+            what = {"run": run.name, "what was seen": symptom.said, "in steps": ", ".join(named)}
+            rows.append({**what, "what to try": symptom.advice})
+    return rows
+
+
+def warned_stretches(runs: Sequence[FinishedRun]) -> list[tuple[int, int]]:
+    """First and last step of each stretch in which any run had any warning; they do not touch."""
+    joined: list[tuple[int, int]] = []
+    for first, last in sorted(
+        one for run in runs for stretches in _warned(run).values() for one in stretches
+    ):
+        if joined and first <= joined[-1][1] + 1:
+            joined[-1] = joined[-1][0], max(last, joined[-1][1])
+        else:
+            joined.append((first, last))
+    return joined
+
+
+def _warned(run: FinishedRun) -> dict[str, list[tuple[int, int]]]:
+    return warned_steps(run.metrics, run.args["batch_size"])
 
 
 def transcripts(runs: Sequence[FinishedRun]) -> list[dict]:

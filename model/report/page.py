@@ -4,7 +4,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from html import escape
 
 from custom_types import TASKS
-from model.report.charts import CONFIG, SCHEMA, TITLE, Panel, curve_chart, known_series, pointer
+from model.report.charts import (
+    CONFIG,
+    SCHEMA,
+    TITLE,
+    Panel,
+    curve_chart,
+    known_series,
+    pointer,
+    shade,
+)
 from model.report.curves import curves
 from model.run.finished import FinishedRun
 
@@ -24,9 +33,15 @@ FITTED = {
 
 class Page:
     """Sections of text, tables and charts, and the data that the charts name. grouped: the runs, by the
-    names of their groups."""
+    names of their groups. shaded: stretches of steps, first and last of each, that curves stand on a band
+    in."""
 
-    def __init__(self, grouped: Mapping[str, Sequence[FinishedRun]]):
+    def __init__(
+        self,
+        grouped: Mapping[str, Sequence[FinishedRun]],
+        shaded: Sequence[tuple[int, int]] = (),
+    ):
+        self.shaded = shaded
         self.grouped = grouped
         self.several_runs = any(len(runs) > 1 for runs in grouped.values())
         self.html: list[str] = []
@@ -87,7 +102,9 @@ class Page:
         for panel in panels:
             if known_series(panel, rows):
                 chart = curve_chart(panel, data, rows)
-                charts.append({**chart, "layer": [*chart["layer"], pointer(panel, rows)]})
+                bands = [shade(panel, rows, self.shaded)] if self.shaded else []
+                layers = [*bands, *chart["layer"], pointer(panel, rows)]
+                charts.append({**chart, "layer": layers})
         return charts
 
     def titled(self, title: str, group: str) -> str:

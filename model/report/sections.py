@@ -14,10 +14,18 @@ from string import Template
 
 import vl_convert
 
+from compute.symptoms import STEPS
 from constants import LAST_EVALUATIONS
 from model.report.charts import Panel, proposal_maps, solve_rate_chart, solved_map, stack_chart
 from model.report.curriculum import Grid, learnability, proposals, solve_rates, solved
-from model.report.data import common_args, groups, run_row, transcripts
+from model.report.data import (
+    common_args,
+    groups,
+    run_row,
+    transcripts,
+    warned_stretches,
+    warning_rows,
+)
 from model.report.page import Page
 from model.report.panels import (
     LEARNABILITY,
@@ -47,7 +55,7 @@ def save_report(run_dirs: Sequence[str | Path], path: Path) -> Path:
     """Write the report of all of `run_dirs` to `path`, replacing what is there. Raises
     RunDirectoryError, or OSError where it cannot be written."""
     runs = read_runs(run_dirs)
-    args, page = common_args(runs), Page(groups(runs))
+    args, page = common_args(runs), Page(groups(runs), warned_stretches(runs))
     rewards = list(reward_panels(args).values())
     proposed = [*curriculum_panels(args), *PROPOSALS]
     panels = [*rewards, *proposed, *UPDATE, SPEED]
@@ -55,6 +63,7 @@ def save_report(run_dirs: Sequence[str | Path], path: Path) -> Path:
     page.add_curves("curves", attrgetter("metrics"), [*keys, *TIME.values()])
 
     _runs(page)
+    _warnings(page, runs)
     _rewards(page, rewards)
     _learnability(page)
     _proposals(page, proposed)
@@ -83,6 +92,19 @@ def _runs(page: Page) -> None:
         about = {name: value for name, value in first.config.items() if name != "args"}
         text = json.dumps({**first.args, **about}, indent=1, ensure_ascii=False)
         page.details(f"arguments and versions of {first.name}", text)
+
+
+def _warnings(page: Page, runs: Sequence[FinishedRun]) -> None:
+    """Nothing where there is nothing to warn of."""
+    rows = warning_rows(runs)
+    if rows:
+        page.section(
+            "Warnings",
+            f"Signs that a run has gone wrong, each from the {STEPS}th step in a row in which it was seen; "
+            "the curves below have a band in these steps"
+            + (", whichever run it is." if len(runs) > 1 else "."),
+        )
+        page.table(rows)
 
 
 def _rewards(page: Page, panels: Sequence[Panel]) -> None:

@@ -34,6 +34,7 @@ from model.run.logs import Logs
 from model.run.rows import RunDirectoryError
 from utils.files import hidden, is_litter, remove, replace_text
 
+MEASURED = "measured"  # in config.json
 REPLACED = {REPORT, COMPARISON, CONFIG}  # at one blow, from a file beside it
 WRITTEN = REPLACED | {hidden(Path(name)).name for name in REPLACED}
 WRITTEN |= {METRICS, ROLLOUTS, PROBLEMS, EVALUATIONS, PLOTS, CHECKPOINTS, "wandb", "wandb.log"}
@@ -134,6 +135,11 @@ class RunDirectory:
         found = self.path.glob(f"{SUPERSEDED}*")
         return [path for path in found if path.name.removeprefix(SUPERSEDED).isdecimal()]
 
+    def write_measured(self, args: AZRArgs, measured: Mapping) -> None:
+        """config.json before the run itself: its arguments, and what was measured to decide some of them,
+        by their names. `write_config` keeps it."""
+        self._write_config({"args": args.as_saved(), MEASURED: measured})
+
     def write_config(
         self, args: AZRArgs, device: str, engine: str, resumed_at: int | None = None
     ) -> None:
@@ -149,11 +155,11 @@ class RunDirectory:
             "device": device,
             "engine": engine,
         }
-        now = {"args": args.as_saved()}
+        now, before = {"args": args.as_saved()}, self._config_before()
         if resumed_at is None:
-            self._write_config(now | here)
+            kept = {MEASURED: before[MEASURED]} if MEASURED in before else {}
+            self._write_config(now | kept | here)
         else:
-            before = self._config_before()
             resumed = [*before.get("resumed", []), {"step": resumed_at, **here}]
             self._write_config(here | before | now | {"resumed": resumed})
 

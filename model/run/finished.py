@@ -16,6 +16,7 @@ from pathlib import Path
 
 from custom_types import Problem, TaskType
 from model.args import AZRArgs
+from model.flags import is_word
 from model.run.checkpoints import load_values
 from model.run.layout import (
     CHECKPOINTS,
@@ -79,8 +80,16 @@ class FinishedRun:
 
     @cached_property
     def args(self) -> Row:
-        """Its arguments by name. Those that its version did not have are the defaults."""
-        return arguments(self.config["args"], f"{self.path}/{CONFIG}")
+        """Its arguments by name. Those that its version did not have are the defaults. Raises
+        RunDirectoryError too for a run that ended before it had decided them all."""
+        where = f"{self.path}/{CONFIG}"
+        args = arguments(self.config["args"], where)
+        for item in fields(AZRArgs):
+            if is_word(item, args[item.name]):
+                raise RunDirectoryError(
+                    f"{where}: has {item.name} {args[item.name]}, which the run had not yet decided"
+                )
+        return args
 
     @cached_property
     def azr_args(self) -> AZRArgs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from model.args import CHANGEABLE, NEWEST, ArgumentError, AZRArgs, given_values
-from model.flags import flag_name, shown
+from model.flags import flag_name, is_word, shown
 from model.policy.language import same_model
 from model.run.checkpoints import Checkpoints, damage, load_values
 from model.run.directory import run_path
@@ -128,6 +128,8 @@ def resumed_args(argv: Sequence[str], saved: Mapping, run_dir: str, steps: int) 
         del given["model"]  # by another path
     for item in fields(AZRArgs):
         name, was = item.name, saved[item.name]
+        if is_word(item, given.get(name)):
+            del given[name]  # it is left to the run, which has decided it or will
         if given.get(name, was) != was and name not in CHANGEABLE:
             raise ArgumentError(
                 f"{flag_name(name)} {shown(given[name])}: must be {shown(was)}, as in the run that goes on"
