@@ -154,7 +154,8 @@ def _train(
 
 
 def _with_max_prime(args: AZRArgs, accelerator: Accelerator, recorder: Recorder | None) -> AZRArgs:
-    """The arguments with the largest prime that `--max-prime auto` finds. Raises PolicyError.
+    """The arguments with the largest prime that `--max-prime auto` finds. Raises PolicyError, or
+    ArgumentError where --held-out leaves nothing of that range.
 
     The policy that is asked is then let go: the run loads its own, and is to the last bit the run that is
     given this number. `tiny`, whose words are those of its range, is built and warmed up anew for each
@@ -166,22 +167,24 @@ def _with_max_prime(args: AZRArgs, accelerator: Accelerator, recorder: Recorder 
         if recorder is not None:
             recorder.say(line)
 
+    # A range that is tried may hold nothing out, and nothing is trained.
+    asked = replace(args, held_out=0.0)
     if args.model == TINY_MODEL:
         most = MAXIMUM_PRIME
     else:
         least, *_ = primes_between(args.min_prime, MAXIMUM_PRIME)
-        policy = _policy(replace(args, max_prime=least), None)
+        policy = _policy(replace(asked, max_prime=least), None)
         most = largest_named_prime(policy)
         policy.model.to(accelerator.device)
         same_weights(policy.model)
-        widest = replace(args, max_prime=most)
+        widest = replace(asked, max_prime=most)
         renderer = PromptRenderer.for_policy(policy, widest)
         policy, _ = _with_engine(policy, renderer, widest)
         if args.warm_starts:
             warm_start(policy, renderer, widest, say)
 
     def evaluator_of(max_prime: int) -> Evaluator:
-        of_range = replace(args, max_prime=max_prime)
+        of_range = replace(asked, max_prime=max_prime)
         if args.model != TINY_MODEL:
             return Evaluator(policy, PromptRenderer.for_policy(policy, of_range), of_range)
         tiny = _policy(of_range, None)
@@ -193,7 +196,7 @@ def _with_max_prime(args: AZRArgs, accelerator: Accelerator, recorder: Recorder 
         return Evaluator(tiny, renderer, of_range)
 
     with accelerator.autocast():
-        chosen, measured = choose_max_prime(args, most, evaluator_of, say)
+        chosen, measured = choose_max_prime(asked, most, evaluator_of, say)
     args = replace(args, max_prime=chosen)
     if recorder is not None:
         recorder.decided(args, {"max_prime": measured})

@@ -12,7 +12,7 @@ from helpers.run_contents import SMALL, assert_equal_runs, done_here
 from helpers.trainers import make_trainer
 
 from custom_types import TASKS, Problem, Role, TaskType, Verdict
-from model.args import ArgumentError, AZRArgs
+from model.args import ArgumentError, AZRArgs, parse_args
 from model.eval.evaluator import evaluation_problems
 from model.eval.scores import ALL, HELD_OUT, SEEN, UNSEEN, score_rows
 from model.policy.tiny import build_tiny
@@ -136,6 +136,15 @@ def test_accuracy_is_measured_on_them_alone():
 def test_a_range_without_both_kinds_is_refused(changes, said):
     with pytest.raises(ArgumentError, match=said):
         AZRArgs(**changes)
+
+
+def test_a_range_that_is_not_decided_yet_is_not_refused():
+    """With 0.001 any small range would be; it is looked at again when the range is known."""
+    args = parse_args(["--model", "tiny", "--max-prime", "auto", "--held-out", "0.001"])
+    with pytest.raises(
+        ArgumentError, match="--held-out 0.001 --min-prime 5 --max-prime 7: must hold"
+    ):
+        replace(args, max_prime=7)
 
 
 # ---------------------------------------------------------------- what a run does with them
