@@ -67,9 +67,9 @@ SMOLLM2_PRESET = PRETRAINED | dict(
 # The embedded policy that writes a scratchpad: long answers that a rule can be learned from, at a rate
 # that leaves the arithmetic it began with in place.
 REASONER_PRESET = dict(
-    total_steps=60,
+    total_steps=40,
     max_prime=REASONER_PRIME,
-    batch_size=64,
+    batch_size=32,
     n_attempts=6,
     share_triples=False,
     refill="none",
@@ -78,7 +78,8 @@ REASONER_PRESET = dict(
     crowding_cost=10.0,
     lr=2e-4,
     lr_warmup=0,
-    minibatches=2,
+    minibatches=8,
+    proposer_weight=1.0,
     entropy_coef=0.0,
     warm_start_steps=2000,
     warm_start_lr=2e-3,

@@ -76,18 +76,19 @@ ARMS = {
     "decoy": ("--proposer", "decoy"),
     "no proposer": ("--proposer", "none", "--seed-problems", "1000"),
 }
-TOKENS = 1_200_000
+# `reasoner`: as many steps as it takes to sample `TOKENS`, with some to spare.
+TOKENS = 400_000
 REASONER_ARMS = {
-    "self": (),
-    "self, variance": ("--reward", "variance"),
-    "yoked": ("--proposer", "yoked", "--yoked-to", SELF),
-    "decoy": ("--proposer", "decoy"),
-    "snapshot": ("--proposer", "frozen"),
-    "uniform": ("--proposer", "uniform"),
-    "adaptive": ("--proposer", "adaptive"),
-    "log-uniform": ("--proposer", "log_uniform"),
-    "window": ("--proposer", "window"),
-    "replayed": ("--proposer", "replayed", "--yoked-to", OTHER),
+    "self": ("--total-steps", "40"),
+    "self, variance": ("--total-steps", "40", "--reward", "variance"),
+    "yoked": ("--total-steps", "40", "--proposer", "yoked", "--yoked-to", SELF),
+    "replayed": ("--total-steps", "40", "--proposer", "replayed", "--yoked-to", OTHER),
+    "decoy": ("--total-steps", "26", "--proposer", "decoy"),
+    "snapshot": ("--total-steps", "34", "--proposer", "frozen"),
+    "uniform": ("--total-steps", "26", "--proposer", "uniform"),
+    "adaptive": ("--total-steps", "34", "--proposer", "adaptive"),
+    "log-uniform": ("--total-steps", "44", "--proposer", "log_uniform"),
+    "window": ("--total-steps", "48", "--proposer", "window"),
 }
 GRIDS = {
     "arms": Grid(
@@ -97,10 +98,10 @@ GRIDS = {
     ),
     "reasoner": Grid(
         {"who proposes": REASONER_ARMS},
-        flags=("--eval-every", "5", "--no-eval-uniform"),
+        flags=("--eval-every", "2", "--no-eval-uniform"),
         contrasts=tuple(("self", arm) for arm in REASONER_ARMS if arm != "self"),
         model=REASONER_MODEL,
-        endpoint=by_tokens(TOKENS, goal=0.25),
+        endpoint=by_tokens(TOKENS, goal=0.3),
     ),
     "controls": Grid(
         {
