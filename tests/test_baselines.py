@@ -119,7 +119,7 @@ def test_a_run_is_compared_on_its_evaluation_problems(whole, tmp_path, monkeypat
 def test_what_was_trained_on_is_what_entered_the_updates(warm_tiny):
     trainer = make_trainer(warm_tiny[0], train_attempts=False, refill="uniform")
     trained = set()
-    for _ in range(3):
+    for _ in range(2):
         scored = trainer.step().learned.scored
         trained |= {item.rollout.problem for item in scored if item.rollout.role is Role.SOLVER}
     rows = trainer.problems.state_dict()["problems"]
