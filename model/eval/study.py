@@ -76,6 +76,8 @@ ARMS = {
     "decoy": ("--proposer", "decoy"),
     "no proposer": ("--proposer", "none", "--seed-problems", "1000"),
 }
+# The default when what is written of these grids was measured.
+FORMER_WEIGHT = "--proposer-weight", "3"
 # `reasoner`: as many steps as it takes to sample `TOKENS`, with some to spare.
 TOKENS = 400_000
 REASONER_ARMS = {
@@ -122,11 +124,12 @@ GRIDS = {
                 "self": (),
                 "global advantage": ("--advantage", "global"),
                 "grpo advantage": ("--advantage", "grpo"),
-                "proposer weight 3": ("--proposer-weight", "3"),
+                "proposer weight 1": ("--proposer-weight", "1"),
                 "separate triples": ("--no-share-triples",),
                 "entropy 0.001": ("--entropy-coef", "0.001"),
             },
-        }
+        },
+        flags=FORMER_WEIGHT,
     ),
     "growth": Grid(
         {
@@ -136,7 +139,8 @@ GRIDS = {
                 "31": ("--max-prime", "31"),
                 "61": ("--max-prime", "61", "--total-steps", "600", "--lr-hold", "500"),
             }
-        }
+        },
+        flags=FORMER_WEIGHT,
     ),
 }
 
