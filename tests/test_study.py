@@ -26,6 +26,7 @@ from model.eval.study import GRIDS, OTHER, SELF, arguments, conflict, run
 from model.eval.study_results import (
     StudyRun,
     arms_table,
+    by_tokens,
     contrasts_table,
     controls_table,
     interval,
@@ -65,6 +66,34 @@ def test_the_area_by_hand():
     # Trapezoids of width 10: (0.1 + 0.5) / 2 and (0.5 + 0.9) / 2, over 20 steps: (3 + 7) / 20.
     assert a_run([0.1, 0.5, 0.9]).area == pytest.approx(0.5)
     assert a_run([0.3]).area == 0.3  # of one evaluation
+
+
+def with_tokens(run: StudyRun, tokens: list[int]) -> StudyRun:
+    """The same with so many tokens sampled up to each evaluation."""
+    rows = [
+        row | ({"num_tokens": tokens[row["step"] // 10]} if row["step"] % 10 == 0 else {})
+        for row in run.metrics
+    ]
+    return replace(run, metrics=rows)
+
+
+def test_what_is_compared_over_tokens_by_hand():
+    """Accuracy 0.1, 0.5, 0.9 at 0, 100 and 400 tokens. Up to 200: 30 under the first stretch, and 0.5 to
+    0.5 + 0.4 / 3 over 100 under the second; 0.6 is met a quarter into it."""
+    run = with_tokens(a_run([0.1, 0.5, 0.9]), [0, 100, 400])
+    assert run.area_over(200) == pytest.approx((30 + 100 * (0.5 + 0.2 / 3)) / 200)
+    assert run.area_over(400) == pytest.approx((30 + 300 * 0.7) / 400)
+    assert run.tokens_to(0.6, 400) == pytest.approx(175)
+    assert run.tokens_to(0.6, 170) == float("inf") == run.tokens_to(0.95, 400)
+    assert run.tokens_to(0.1, 400) == 0
+    with pytest.raises(ValueError, match="self, seed 0: must have sampled 401 tokens, and has 400"):
+        run.area_over(401)
+    endpoint = by_tokens(400, goal=0.6)
+    runs = {"a": [run], "b": [with_tokens(a_run([0.1, 0.1, 0.1], "b"), [0, 10, 500])]}
+    table = arms_table(runs, endpoint)
+    assert "reached 0.6" in table and cells(table, "a")[4:6] == ["1 of 1", "175"]
+    assert cells(table, "b")[2:6] == ["0.100", "0.100", "0 of 1", "not reached"]
+    assert "accuracy at 400" in table and cells(table, "a")[3] == "0.900"
 
 
 def cells(table: str, name: str) -> list[str]:

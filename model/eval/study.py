@@ -27,6 +27,7 @@ if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
 from constants import REASONER_MODEL, ROOT, RUNS_DIR, TINY_MODEL
+from custom_types import TASKS
 from model.args import AZRArgs, given_values, parse_args
 from model.eval.study_results import (
     BY_ANSWERS,
@@ -51,13 +52,15 @@ from model.run.rows import RunDirectoryError
 class Grid(NamedTuple):
     """panels: of the figure, each with its conditions and their flags; a condition in two panels is
     run once. flags: of every run. contrasts: pairs of conditions, compared seed by seed. model: what is
-    trained. endpoint: by what they are compared."""
+    trained. endpoint: by what they are compared. watched: further panels of the figure, of the runs of
+    `self` alone: series by their labels, and the unit."""
 
     panels: Mapping[str, Mapping[str, Sequence[str]]]
     flags: Sequence[str] = ()
     contrasts: Sequence[tuple[str, str]] = ()
     model: str = TINY_MODEL
     endpoint: Endpoint = BY_ANSWERS
+    watched: Mapping[str, tuple[Mapping[str, str], str]] = {}
 
     @property
     def conditions(self) -> dict[str, Sequence[str]]:
@@ -80,18 +83,22 @@ ARMS = {
 FORMER_WEIGHT = "--proposer-weight", "3"
 # `reasoner`: as many steps as it takes to sample `TOKENS`, with some to spare.
 TOKENS = 400_000
-REASONER_ARMS = {
+REASONER_CONTROLS = {
     "self": ("--total-steps", "40"),
     "self, variance": ("--total-steps", "40", "--reward", "variance"),
     "yoked": ("--total-steps", "40", "--proposer", "yoked", "--yoked-to", SELF),
     "replayed": ("--total-steps", "40", "--proposer", "replayed", "--yoked-to", OTHER),
     "decoy": ("--total-steps", "26", "--proposer", "decoy"),
     "snapshot": ("--total-steps", "34", "--proposer", "frozen"),
+}
+REASONER_RIVALS = {
+    "self": REASONER_CONTROLS["self"],
     "uniform": ("--total-steps", "26", "--proposer", "uniform"),
     "adaptive": ("--total-steps", "34", "--proposer", "adaptive"),
     "log-uniform": ("--total-steps", "44", "--proposer", "log_uniform"),
     "window": ("--total-steps", "48", "--proposer", "window"),
 }
+REASONER_ARMS = REASONER_CONTROLS | REASONER_RIVALS
 GRIDS = {
     "arms": Grid(
         {"who proposes": ARMS},
@@ -99,11 +106,24 @@ GRIDS = {
         contrasts=(*((arm, "self") for arm in ARMS if arm != "self"), ("yoked", "decoy")),
     ),
     "reasoner": Grid(
-        {"who proposes": REASONER_ARMS},
+        {
+            "self-play and its controls": REASONER_CONTROLS,
+            "self-play and what the environment draws": REASONER_RIVALS,
+        },
         flags=("--eval-every", "2", "--no-eval-uniform"),
         contrasts=tuple(("self", arm) for arm in REASONER_ARMS if arm != "self"),
         model=REASONER_MODEL,
         endpoint=by_tokens(TOKENS, goal=0.3),
+        watched={
+            "what self proposes": (
+                {str(task): f"proposed_prime_mean/{task}" for task in TASKS},
+                "mean prime of the valid proposals",
+            ),
+            "how long its responses are": (
+                {"proposals and answers": "completions/mean_length"},
+                "tokens of a response",
+            ),
+        },
     ),
     "controls": Grid(
         {
@@ -382,7 +402,8 @@ def main(argv: Sequence[str]) -> int:
         for title, conditions in grid.panels.items()
     }
     shown = {title: runs for title, runs in panels.items() if runs}
-    save_figure(shown, output / "study.png", grid.endpoint)
+    watched = grid.watched if "self" in results else {}
+    save_figure(shown, output / "study.png", grid.endpoint, watched, results.get("self", ()))
     print(text)
     return 0
 

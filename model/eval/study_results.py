@@ -126,12 +126,15 @@ class StudyRun:
 
 
 class Endpoint(NamedTuple):
-    """What the runs of a study are compared by. area: under the accuracy curve, of a run. spent: to the
-    goal, infinitely much where it was not met. unit: of what is spent."""
+    """What the runs of a study are compared by. area: under the accuracy curve, of a run. last: its
+    accuracy where that ends, which `end` names. spent: to the goal, infinitely much where it was not met.
+    unit: of what is spent."""
 
     goal: float
     unit: str
+    end: str
     area: Callable[[StudyRun], float]
+    last: Callable[[StudyRun], float]
     spent: Callable[[StudyRun], float]
 
     def reached(self, runs: Iterable[StudyRun]) -> int:
@@ -139,9 +142,14 @@ class Endpoint(NamedTuple):
         return sum(self.spent(run) < float("inf") for run in runs)
 
 
-BY_ANSWERS = Endpoint(
-    GOAL, "answers", lambda run: run.area, lambda run: run.answers_to_goal
-)  # all conditions train on as many a step
+BY_ANSWERS = Endpoint(  # all conditions train on as many a step
+    GOAL,
+    "answers",
+    "final accuracy",
+    lambda run: run.area,
+    lambda run: run.final,
+    lambda run: run.answers_to_goal,
+)
 
 
 def by_tokens(budget: int, goal: float) -> Endpoint:
@@ -149,7 +157,9 @@ def by_tokens(budget: int, goal: float) -> Endpoint:
     return Endpoint(
         goal,
         "tokens",
+        f"accuracy at {budget:,}",
         lambda run: run.area_over(budget),
+        lambda run: float(np.interp(budget, run.tokens, run.curve[2])),
         lambda run: run.tokens_to(goal, budget),
     )
 
@@ -224,7 +234,7 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]], endpoint: Endpoint = B
                 "arm": name,
                 "seeds": str(len(runs)),
                 "area under the curve": _with_interval(areas),
-                "final accuracy": f"{fmean(run.final for run in runs):.3f}",
+                endpoint.end: f"{fmean(map(endpoint.last, runs)):.3f}",
                 f"reached {endpoint.goal}": f"{endpoint.reached(runs)} of {len(runs)}",
                 f"median {endpoint.unit} to it": _answers(median(took)),
                 **{f"answers {use}": f"{fmean(share):.2f}" for use, share in shares.items()},
@@ -288,10 +298,14 @@ def save_figure(
     panels: Mapping[str, Mapping[str, Sequence[StudyRun]]],
     path: Path,
     endpoint: Endpoint = BY_ANSWERS,
+    watched: Mapping[str, tuple[Mapping[str, str], str]] | None = None,
+    own: Sequence[StudyRun] = (),
 ) -> None:
     """Accuracy against what the endpoint counts: of each condition the mean over seeds, and their range.
-    Tokens are the mean over seeds at each evaluation."""
+    Tokens are the mean over seeds at each step. watched: further panels by title, series and unit of
+    each, of the runs `own`."""
     charts, data, key, unit = [], {}, "eval/accuracy", endpoint.unit
+    x_title = "answers trained on" if unit == "answers" else "tokens sampled"
     for title, conditions in panels.items():
         data[title] = [
             row | {unit: _spent(runs, row["step"], unit)}
@@ -306,8 +320,15 @@ def save_figure(
             (0, 1),
             levels={f"goal, {endpoint.goal}": endpoint.goal},
             x=unit,
-            x_title="answers trained on" if unit == "answers" else "tokens sampled",
+            x_title=x_title,
         )
+        charts.append(sized(curve_chart(panel, title, data[title]), height=220))
+    for title, (series, said) in (watched or {}).items():
+        data[title] = [
+            row | {unit: _spent(own, row["step"], unit)}
+            for row in curves("self", [run.metrics[1:] for run in own], series.values())
+        ]
+        panel = Panel(title, series, said, x=unit, x_title=x_title)
         charts.append(sized(curve_chart(panel, title, data[title]), height=220))
     save_picture(separate(charts), data, path)
 
