@@ -7,6 +7,7 @@ import pytest
 from custom_types import TASKS
 from model.eval.summary import (
     certainty_rows,
+    generalisation_rows,
     least_distinct,
     mean_reward,
     proposer_row,
@@ -74,3 +75,36 @@ def test_the_intervals_by_hand(run):
     assert abduction["best without p"] == "0.70" and whole["best without p"] == "-"
     assert (abduction["malformed answers"], abduction["valid proposals"]) == ("0.010", "1.000")
     assert whole["task"] == "all" and whole["problems"] == "28"  # 10 + 10 + 8
+
+
+def test_what_generalises_by_hand(run):
+    """Two evaluations of a run with primes to 13 that holds problems out; the last one counts. Abduction
+    asks x, deduction y; of induction 7 is the second prime and 13 the fourth."""
+    config = json.loads((run / "config.json").read_text())
+    config["args"] |= {"held_out": 0.25, "max_prime": 13}
+    (run / "config.json").write_text(json.dumps(config))
+    asked = [[2, 4, 7, 1], [6, 11, 13, 0], [11, 6, 13, 1]]
+    rows = [
+        {"step": step}
+        | {str(task): [[*item[:3], item[3] * last] for item in asked] for task in TASKS}
+        for step, last in ((0, 0), (60, 1))
+    ]
+    (run / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    by_band, by_length = generalisation_rows([FinishedRun(run), FinishedRun(run)])
+    all_tasks = dict.fromkeys(map(str, TASKS))
+    assert by_band == [
+        {"primes": "5-7"} | dict.fromkeys(all_tasks, "1.00 of 2"),
+        {"primes": "11-13"} | dict.fromkeys(all_tasks, "0.50 of 4"),
+    ]
+    assert by_length == [
+        {"candidates up to the answer": "1-5"}
+        | {"abduction": "1.00 of 2", "deduction": "1.00 of 2", "induction": "0.67 of 6"},
+        {"candidates up to the answer": "6-10"}
+        | {"abduction": "0.00 of 2", "deduction": "1.00 of 2", "induction": "-"},
+        {"candidates up to the answer": "11-20"}
+        | {"abduction": "1.00 of 2", "deduction": "0.00 of 2", "induction": "-"},
+    ]
+
+
+def test_where_nothing_is_held_out_nothing_is_said_of_it(run):
+    assert generalisation_rows([FinishedRun(run)]) == [[], []]

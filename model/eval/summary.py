@@ -18,17 +18,25 @@ if __name__ == "__main__":
 import numpy as np
 
 from compute.estimates import wilson_interval
-from constants import LAST_EVALUATIONS
+from constants import LAST_EVALUATIONS, MAXIMUM_PRIME
 from custom_types import TASKS, TaskType
+from model.eval.scores import bands
 from model.flags import ArgumentError, Flags, parse, positional
 from model.run.finished import FinishedRun, evaluated_rows
 from model.run.rows import Row, RunDirectoryError
-from prime_inversion import all_problems, best_constant, best_without_p, evaluated_problems
+from prime_inversion import (
+    all_problems,
+    best_constant,
+    best_without_p,
+    evaluated_problems,
+    primes_between,
+)
 from utils.tables import markdown_table
 
 LAST_STEPS = 20
 FALL_STEPS = 50
 DISTINCT_STEPS = 25
+LENGTHS = {"1-5": 5, "6-10": 10, "11-20": 20, "21-40": 40, "41-80": 80, "81-616": MAXIMUM_PRIME}
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,50 @@ def certainty_rows(run: FinishedRun) -> list[dict[str, str]]:
     return rows
 
 
+def generalisation_rows(runs: Sequence[FinishedRun]) -> list[list[dict[str, str]]]:
+    """Two tables of the last evaluations of runs that hold problems out, all runs together: accuracy by
+    band of primes, and by how many candidates a list from the smallest on has up to the answer, which
+    is how many steps `reasoner` takes to it. With the number of answers."""
+    asked = [
+        (run, TaskType(task), x, y, p, correct)
+        for run in runs
+        if run.args["held_out"] and run.evaluations
+        for task in TASKS
+        for x, y, p, correct in run.evaluations[-1][str(task)]
+    ]
+    spans = [(run.args["min_prime"], run.args["max_prime"]) for run, *_ in asked]
+    widest = [*bands(min(low for low, _ in spans), max(high for _, high in spans))] if asked else []
+    by_band: dict[str, dict[TaskType, list[int]]] = {name: {} for name in widest}
+    by_length: dict[str, dict[TaskType, list[int]]] = {name: {} for name in LENGTHS}
+    for (low, high), (_, task, x, y, p, correct) in zip(spans, asked, strict=True):
+        band = next(name for name, primes in bands(low, high).items() if p in primes)
+        answer = {"x": x, "y": y, "p": p}[task.asked]
+        if task is TaskType.INDUCTION:
+            answer = 1 + primes_between(low, high).index(p)
+        length = next(name for name, most in LENGTHS.items() if answer <= most)
+        by_band[band].setdefault(task, []).append(correct)
+        by_length[length].setdefault(task, []).append(correct)
+    return [
+        _counted("primes", by_band),
+        _counted("candidates up to the answer", by_length),
+    ]
+
+
+def _counted(head: str, groups: Mapping[str, Mapping[TaskType, list[int]]]) -> list[dict[str, str]]:
+    """A row for each group that has answers: the share that is correct of each task, and their number."""
+    return [
+        {head: name}
+        | {
+            str(task): f"{fmean(of_task[task]):.2f} of {len(of_task[task]):,}"
+            if task in of_task
+            else "-"
+            for task in TASKS
+        }
+        for name, of_task in groups.items()
+        if of_task
+    ]
+
+
 def _share(right: int, count: int) -> str:
     """A share with its 95% interval, as text."""
     low, high = wilson_interval(right / count, count)
@@ -191,6 +243,7 @@ def main(argv: Sequence[str]) -> int:
         tables.append(
             [row for run in runs if evaluated_rows(run.metrics) for row in certainty_rows(run)]
         )
+        tables += generalisation_rows(runs)
     except (ArgumentError, RunDirectoryError) as error:
         print(error, file=sys.stderr)
         return 2
