@@ -86,13 +86,14 @@ def test_what_is_compared_over_tokens_by_hand():
     assert run.tokens_to(0.6, 400) == pytest.approx(175)
     assert run.tokens_to(0.6, 170) == float("inf") == run.tokens_to(0.95, 400)
     assert run.tokens_to(0.1, 400) == 0
-    with pytest.raises(ValueError, match="self, seed 0: must have sampled 401 tokens, and has 400"):
-        run.area_over(401)
+    assert run.area_over(500) == pytest.approx(
+        (30 + 300 * 0.7 + 100 * 0.9) / 500
+    )  # it ended at 400
     endpoint = by_tokens(400, goal=0.6)
     runs = {"a": [run], "b": [with_tokens(a_run([0.1, 0.1, 0.1], "b"), [0, 10, 500])]}
     table = arms_table(runs, endpoint)
-    assert "reached 0.6" in table and cells(table, "a")[4:6] == ["1 of 1", "175"]
-    assert cells(table, "b")[2:6] == ["0.100", "0.100", "0 of 1", "not reached"]
+    assert "reached 0.6" in table and cells(table, "a")[4:7] == ["400", "1 of 1", "175"]
+    assert cells(table, "b")[2:7] == ["0.100", "0.100", "500", "0 of 1", "not reached"]
     assert "accuracy at 400" in table and cells(table, "a")[3] == "0.900"
 
 

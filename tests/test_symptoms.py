@@ -210,7 +210,7 @@ ONE = ["--reward", "constant", "--crowding-cost", "0", "--entropy-coef", "0", "-
 
 
 def collapsed(folder: Path, *flags: str) -> tuple[Path, str]:
-    done = done_here(*SMALL, *flags, "--run-dir", str(folder))
+    done = done_here(*SMALL, "--proposer-weight", "3", *flags, "--run-dir", str(folder))
     return folder, done.stdout
 
 

@@ -78,14 +78,9 @@ class StudyRun:
         return np.array([row.get("num_tokens", 0) for row in evaluated_rows(self.metrics)])
 
     def area_over(self, tokens: int) -> float:
-        """Under the accuracy curve until so many tokens have been sampled, over their number. Raises
-        ValueError where a run has sampled fewer."""
+        """Under the accuracy curve until so many tokens have been sampled, over their number; a run that
+        ended before that keeps its last accuracy."""
         spent, accuracy = self.tokens, self.curve[2]
-        if spent[-1] < tokens:
-            raise ValueError(
-                f"{self.condition}, seed {self.seed}: must have sampled {tokens:,} tokens, and has "
-                f"{spent[-1]:,}"
-            )
         within = spent < tokens
         until = np.append(spent[within], tokens)
         return float(np.trapezoid(np.interp(until, spent, accuracy), until) / tokens)
@@ -235,6 +230,11 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]], endpoint: Endpoint = B
                 "seeds": str(len(runs)),
                 "area under the curve": _with_interval(areas),
                 endpoint.end: f"{fmean(map(endpoint.last, runs)):.3f}",
+                **(
+                    {"least tokens": f"{min(run.tokens[-1] for run in runs):,.0f}"}
+                    if endpoint.unit == "tokens"
+                    else {}
+                ),
                 f"reached {endpoint.goal}": f"{endpoint.reached(runs)} of {len(runs)}",
                 f"median {endpoint.unit} to it": _answers(median(took)),
                 **{f"answers {use}": f"{fmean(share):.2f}" for use, share in shares.items()},
