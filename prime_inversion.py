@@ -80,12 +80,14 @@ def is_held_out(problem: Problem, share: float) -> bool:
     all three tasks, drawn at random, but the same for every run, range and seed. What a share holds out
     of orbits, a larger one holds out too.
     """
+    if share == 0:
+        return False
     whole = share / 2
     place = bisect_left(PRIMES, problem.p)
     if int((place + 1) * whole) > int(place * whole):
         return True
     x, y = sorted((problem.x, problem.y))
-    return share > 0 and _orbit_draw(x, y, problem.p) < whole / (1 - whole)
+    return _orbit_draw(x, y, problem.p) < whole / (1 - whole)
 
 
 # Seeding a generator takes 10 us, and there are 16,000 orbits up to 617.

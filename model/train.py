@@ -14,7 +14,7 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -104,9 +104,10 @@ def _train(
 ) -> int:
     """`train`, with what it writes through."""
     checkpoint = resumption.checkpoint if resumption else None
+    say = recorder.say if recorder is not None else lambda line: None
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
     if args.undecided:
-        args = _with_max_prime(args, accelerator, recorder)
+        args = _with_max_prime(args, accelerator, recorder, say)
         gc.collect()  # the policy that was asked
     set_seed(args.seed)
     policy = _policy(args, checkpoint)
@@ -120,11 +121,10 @@ def _train(
     followed = proposed_problems(args) if args.yoked_to else {}
     if recorder is not None:
         recorder.start(policy, str(accelerator.device), state)
-        if why is not None:
-            recorder.say(why)
+    if why is not None:
+        say(why)
     if args.warm_starts and state is None:
         started = time.perf_counter()
-        say = recorder.say if recorder is not None else (lambda line: None)
         loss = warm_start(policy, renderer, args, say)
         if recorder is not None:
             recorder.warm_started(loss, time.perf_counter() - started)
@@ -153,7 +153,9 @@ def _train(
     return stopped
 
 
-def _with_max_prime(args: AZRArgs, accelerator: Accelerator, recorder: Recorder | None) -> AZRArgs:
+def _with_max_prime(
+    args: AZRArgs, accelerator: Accelerator, recorder: Recorder | None, say: Callable[[str], None]
+) -> AZRArgs:
     """The arguments with the largest prime that `--max-prime auto` finds. Raises PolicyError, or
     ArgumentError where --held-out leaves nothing of that range.
 
@@ -162,38 +164,31 @@ def _with_max_prime(args: AZRArgs, accelerator: Accelerator, recorder: Recorder 
     range that is tried. Any other policy is the same for all ranges, and its engine is tried with the
     widest.
     """
-
-    def say(line: str) -> None:
-        if recorder is not None:
-            recorder.say(line)
-
     # A range that is tried may hold nothing out, and nothing is trained.
     asked = replace(args, held_out=0.0)
-    if args.model == TINY_MODEL:
-        most = MAXIMUM_PRIME
-    else:
-        least, *_ = primes_between(args.min_prime, MAXIMUM_PRIME)
-        policy = _policy(replace(asked, max_prime=least), None)
-        most = largest_named_prime(policy)
-        policy.model.to(accelerator.device)
-        same_weights(policy.model)
-        widest = replace(asked, max_prime=most)
+
+    def ready(policy: Policy, widest: AZRArgs) -> Policy:
+        """The policy as a run with these arguments has it before step 1."""
         renderer = PromptRenderer.for_policy(policy, widest)
+        policy.model.to(accelerator.device)
         policy, _ = _with_engine(policy, renderer, widest)
-        if args.warm_starts:
+        if widest.warm_starts:
             warm_start(policy, renderer, widest, say)
+        same_weights(policy.model)
+        return policy
+
+    one = None  # for all ranges
+    most = MAXIMUM_PRIME
+    if args.model != TINY_MODEL:
+        least, *_ = primes_between(args.min_prime, MAXIMUM_PRIME)
+        one = _policy(replace(asked, max_prime=least), None)
+        most = largest_named_prime(one)
+        one = ready(one, replace(asked, max_prime=most))
 
     def evaluator_of(max_prime: int) -> Evaluator:
         of_range = replace(asked, max_prime=max_prime)
-        if args.model != TINY_MODEL:
-            return Evaluator(policy, PromptRenderer.for_policy(policy, of_range), of_range)
-        tiny = _policy(of_range, None)
-        renderer = PromptRenderer.for_policy(tiny, of_range)
-        tiny, _ = _with_engine(tiny, renderer, of_range)
-        if of_range.warm_starts:
-            warm_start(tiny, renderer, of_range)
-        same_weights(tiny.model)
-        return Evaluator(tiny, renderer, of_range)
+        policy = one or ready(_policy(of_range, None), of_range)
+        return Evaluator(policy, PromptRenderer.for_policy(policy, of_range), of_range)
 
     with accelerator.autocast():
         chosen, measured = choose_max_prime(asked, most, evaluator_of, say)

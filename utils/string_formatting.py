@@ -73,7 +73,13 @@ def parse_proposer(text: str, task: TaskType) -> Equation | None:
 
 def format_equation(problem: Problem) -> str:
     """The problem as both roles see it, its asked letter unknown: `2 * y ≡ 1 (mod 7)`."""
-    return Template(EQUATION[problem.task]).substitute(x=problem.x, y=problem.y, p=problem.p)
+    return equation_of(problem.task, problem.x, problem.y, problem.p)
+
+
+def equation_of(task: TaskType, x: int, y: int, p: int) -> str:
+    """The equation of a task with any numbers, whether there is such a problem or not; that of the
+    asked letter is not used."""
+    return Template(EQUATION[task]).substitute(x=x, y=y, p=p)
 
 
 def format_answer(content: object) -> str:

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -210,13 +210,10 @@ class StudyArgs(Flags):
                 f"--seeds {self.seeds}: must be 2 or more, since a run follows one of another seed"
             )
         if self.from_ is not None:
-            for item in fields(self):
-                if item.name in ("seeds", "first_seed", "flags") and (
-                    getattr(self, item.name) != item.default
-                ):
+            for name in ("seeds", "first_seed", "flags"):
+                if (value := getattr(self, name)) != getattr(StudyArgs, name):
                     raise ArgumentError(
-                        f"{flag_name(item.name)} {getattr(self, item.name)}: must not be given with "
-                        f"--from, which runs nothing"
+                        f"{flag_name(name)} {value}: must not be given with --from, which runs nothing"
                     )
         compared = {name for one in self.conditions for name in given_values(flags[one])}
         try:

@@ -123,14 +123,18 @@ class StudyRun:
 class Endpoint(NamedTuple):
     """What the runs of a study are compared by. area: under the accuracy curve, of a run. last: its
     accuracy where that ends, which `end` names. spent: to the goal, infinitely much where it was not met.
-    unit: of what is spent."""
+    unit: of what is spent, which `axis` says in a figure. until: spent up to a step. columns: further
+    ones of the table of arms, of the runs of an arm."""
 
     goal: float
     unit: str
+    axis: str
     end: str
     area: Callable[[StudyRun], float]
     last: Callable[[StudyRun], float]
     spent: Callable[[StudyRun], float]
+    until: Callable[[StudyRun, int], float]
+    columns: Mapping[str, Callable[[Sequence[StudyRun]], str]] = {}
 
     def reached(self, runs: Iterable[StudyRun]) -> int:
         """How many runs met the goal."""
@@ -140,10 +144,12 @@ class Endpoint(NamedTuple):
 BY_ANSWERS = Endpoint(  # all conditions train on as many a step
     GOAL,
     "answers",
+    "answers trained on",
     "final accuracy",
-    lambda run: run.area,
-    lambda run: run.final,
-    lambda run: run.answers_to_goal,
+    area=lambda run: run.area,
+    last=lambda run: run.final,
+    spent=lambda run: run.answers_to_goal,
+    until=lambda run, step: step * run.answers_a_step,
 )
 
 
@@ -152,10 +158,13 @@ def by_tokens(budget: int, goal: float) -> Endpoint:
     return Endpoint(
         goal,
         "tokens",
+        "tokens sampled",
         f"accuracy at {budget:,}",
-        lambda run: run.area_over(budget),
-        lambda run: float(np.interp(budget, run.tokens, run.curve[2])),
-        lambda run: run.tokens_to(goal, budget),
+        area=lambda run: run.area_over(budget),
+        last=lambda run: float(np.interp(budget, run.tokens, run.curve[2])),
+        spent=lambda run: run.tokens_to(goal, budget),
+        until=lambda run, step: run.metrics[step].get("num_tokens", 0),
+        columns={"least tokens": lambda runs: f"{min(run.tokens[-1] for run in runs):,.0f}"},
     )
 
 
@@ -230,11 +239,7 @@ def arms_table(results: Mapping[str, Sequence[StudyRun]], endpoint: Endpoint = B
                 "seeds": str(len(runs)),
                 "area under the curve": _with_interval(areas),
                 endpoint.end: f"{fmean(map(endpoint.last, runs)):.3f}",
-                **(
-                    {"least tokens": f"{min(run.tokens[-1] for run in runs):,.0f}"}
-                    if endpoint.unit == "tokens"
-                    else {}
-                ),
+                **{name: said(runs) for name, said in endpoint.columns.items()},
                 f"reached {endpoint.goal}": f"{endpoint.reached(runs)} of {len(runs)}",
                 f"median {endpoint.unit} to it": _answers(median(took)),
                 **{f"answers {use}": f"{fmean(share):.2f}" for use, share in shares.items()},
@@ -305,10 +310,13 @@ def save_figure(
     Tokens are the mean over seeds at each step. watched: further panels by title, series and unit of
     each, of the runs `own`."""
     charts, data, key, unit = [], {}, "eval/accuracy", endpoint.unit
-    x_title = "answers trained on" if unit == "answers" else "tokens sampled"
+
+    def placed(runs: Sequence[StudyRun], row: dict) -> dict:
+        return row | {unit: fmean(endpoint.until(run, row["step"]) for run in runs)}
+
     for title, conditions in panels.items():
         data[title] = [
-            row | {unit: _spent(runs, row["step"], unit)}
+            placed(runs, row)
             for name, runs in conditions.items()
             for row in curves(name, [run.metrics for run in runs], [key])
             if key in row
@@ -320,24 +328,14 @@ def save_figure(
             (0, 1),
             levels={f"goal, {endpoint.goal}": endpoint.goal},
             x=unit,
-            x_title=x_title,
+            x_title=endpoint.axis,
         )
         charts.append(sized(curve_chart(panel, title, data[title]), height=220))
     for title, (series, said) in (watched or {}).items():
         data[title] = [
-            row | {unit: _spent(own, row["step"], unit)}
+            placed(own, row)
             for row in curves("self", [run.metrics[1:] for run in own], series.values())
         ]
-        panel = Panel(title, series, said, x=unit, x_title=x_title)
+        panel = Panel(title, series, said, x=unit, x_title=endpoint.axis)
         charts.append(sized(curve_chart(panel, title, data[title]), height=220))
     save_picture(separate(charts), data, path)
-
-
-def _spent(runs: Sequence[StudyRun], step: int, unit: str) -> float:
-    """Answers, or tokens on average, up to a step of some runs of a condition."""
-    if unit == "answers":
-        return step * runs[0].answers_a_step
-    known = [
-        row["num_tokens"] for run in runs for row in run.metrics if row["step"] == step and step
-    ]
-    return fmean(known) if known else 0.0

@@ -7,6 +7,8 @@ three evaluations in a row. Markdown on stdout.
 """
 
 import sys
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +38,8 @@ from utils.tables import markdown_table
 LAST_STEPS = 20
 FALL_STEPS = 50
 DISTINCT_STEPS = 25
-LENGTHS = {"1-5": 5, "6-10": 10, "11-20": 20, "21-40": 40, "41-80": 80, "81-616": MAXIMUM_PRIME}
+LENGTHS = (5, 10, 20, 40, 80, MAXIMUM_PRIME - 1)  # the longest list of each row
+Answers = dict[str, dict[TaskType, list[int]]]  # by row and task, 1 where correct
 
 
 @dataclass(frozen=True)
@@ -168,29 +171,28 @@ def generalisation_rows(runs: Sequence[FinishedRun]) -> list[list[dict[str, str]
     """Two tables of the last evaluations of runs that hold problems out, all runs together: accuracy by
     band of primes, and by how many candidates a list from the smallest on has up to the answer, which
     is how many steps `reasoner` takes to it. With the number of answers."""
-    asked = [
-        (run, TaskType(task), x, y, p, correct)
-        for run in runs
-        if run.args["held_out"] and run.evaluations
-        for task in TASKS
-        for x, y, p, correct in run.evaluations[-1][str(task)]
-    ]
-    spans = [(run.args["min_prime"], run.args["max_prime"]) for run, *_ in asked]
-    widest = [*bands(min(low for low, _ in spans), max(high for _, high in spans))] if asked else []
-    by_band: dict[str, dict[TaskType, list[int]]] = {name: {} for name in widest}
-    by_length: dict[str, dict[TaskType, list[int]]] = {name: {} for name in LENGTHS}
-    for (low, high), (_, task, x, y, p, correct) in zip(spans, asked, strict=True):
-        band = next(name for name, primes in bands(low, high).items() if p in primes)
-        answer = {"x": x, "y": y, "p": p}[task.asked]
-        if task is TaskType.INDUCTION:
-            answer = 1 + primes_between(low, high).index(p)
-        length = next(name for name, most in LENGTHS.items() if answer <= most)
-        by_band[band].setdefault(task, []).append(correct)
-        by_length[length].setdefault(task, []).append(correct)
-    return [
-        _counted("primes", by_band),
-        _counted("candidates up to the answer", by_length),
-    ]
+    by_band: Answers = defaultdict(lambda: defaultdict(list))
+    by_length: Answers = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        if not (run.args["held_out"] and run.evaluations):
+            continue
+        span = run.args["min_prime"], run.args["max_prime"]
+        primes = primes_between(*span)
+        band_of = {p: name for name, members in bands(*span).items() for p in members}
+        for task in TASKS:
+            for x, y, p, correct in run.evaluations[-1][str(task)]:
+                answers = {"x": x, "y": y, "p": 1 + primes.index(p)}
+                length = answers[task.asked]
+                by_band[band_of[p]][task].append(correct)
+                by_length[_length(length)][task].append(correct)
+    lengths = {_length(most): by_length[_length(most)] for most in LENGTHS}
+    return [_counted("primes", by_band), _counted("candidates up to the answer", lengths)]
+
+
+def _length(candidates: int) -> str:
+    """The row of a table that so many candidates belong to: `6-10` of 7."""
+    place = bisect_left(LENGTHS, candidates)
+    return f"{LENGTHS[place - 1] + 1 if place else 1}-{LENGTHS[place]}"
 
 
 def _counted(head: str, groups: Mapping[str, Mapping[TaskType, list[int]]]) -> list[dict[str, str]]:

@@ -19,9 +19,7 @@ from constants import (
     EMBEDDED_MODELS,
     MAXIMUM_PRIME,
     PLANNED_CARD,
-    REASONER_MODEL,
     SHAPES,
-    TINY_MODEL,
 )
 from custom_types import TASKS, PromptSet
 from model.args import AZRArgs
@@ -42,14 +40,13 @@ from model.plan.memory import (
     units,
     update_sizes,
 )
+from model.policy.load import build_embedded
 from model.policy.modes import recompute_activations
-from model.policy.reasoner import build_reasoner, reasoner_tokenizer
-from model.policy.tiny import build_tiny, tiny_tokenizer
 from model.policy.weights import PolicyError, require_hub_model
-from model.presets import is_small, recomputes
+from model.presets import LANGUAGES, is_small, recomputes
 from model.proposers.table import PROPOSERS
 from prime_inversion import all_problems, primes_between
-from prompts import CHAT, COMPACT, PROMPT_SETS, SCRATCHPAD, TURN
+from prompts import CHAT, PROMPT_SETS, TURN
 from utils.string_formatting import PromptRenderer
 
 GIB = 2**30
@@ -149,10 +146,8 @@ def read_model(args: AZRArgs) -> tuple[PreTrainedModel, PromptSet]:
     if not (args.model in (*EMBEDDED_MODELS, *SHAPES) or Path(args.model).is_dir()):
         require_hub_model(args.model, ADVICE)
     try:
-        if args.model == TINY_MODEL:
-            config = build_tiny(args.max_prime, args.seed).model.config
-        elif args.model == REASONER_MODEL:
-            config = build_reasoner(args.max_prime).model.config
+        if args.model in EMBEDDED_MODELS:
+            config = build_embedded(LANGUAGES[args.model], args).model.config
         elif args.model in SHAPES:
             config = AutoConfig.for_model(**SHAPES[args.model])
         else:
@@ -191,10 +186,8 @@ class _Counting:
 def count_stages(args: AZRArgs, language: PromptSet) -> tuple[Stage, Stage, Stage]:
     """Proposing, solving and evaluating, in the worst case: every proposal is valid and new, every
     response as long as it may be. Attempts at a problem share its prompt, other prompts nothing."""
-    tokenizer = {
-        COMPACT.name: lambda: tiny_tokenizer(args.max_prime),
-        SCRATCHPAD.name: reasoner_tokenizer,
-    }.get(language.name, _Counting)()
+    small = is_small(language.name)
+    tokenizer = build_embedded(language.name, args).tokenizer if small else _Counting()
     renderer = PromptRenderer.for_run(language, tokenizer, args)
     prime = primes_between(args.min_prime, args.max_prime)[-1]
     asked = [all_problems(task, prime, prime)[-1] for task in TASKS]  # about the longest numbers

@@ -23,10 +23,8 @@ from constants import (
     EMBEDDED_MODELS,
     MAXIMUM_PRIME,
     PRIMES,
-    REASONER_MODEL,
     SMOLLM2_INSTALL,
     SMOLLM2_MODEL,
-    TINY_MODEL,
 )
 from custom_types import Policy
 from model.args import AZRArgs
@@ -37,8 +35,8 @@ from model.policy.origin import origin
 from model.policy.reasoner import build_reasoner
 from model.policy.tiny import build_tiny
 from model.policy.weights import PolicyError, load_whole, vocabulary
-from model.presets import is_small, recomputes
-from prompts import CHAT, DIALOGUE, PROMPT_SETS
+from model.presets import LANGUAGES, is_small, recomputes
+from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS, SCRATCHPAD
 
 
 def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
@@ -77,10 +75,8 @@ def _with_adapters(policy: Policy, rank: int) -> Policy:
 
 def _named(args: AZRArgs) -> Policy:
     """The policy before any step of a run."""
-    if args.model == TINY_MODEL:
-        return build_tiny(args.max_prime, args.seed)
-    if args.model == REASONER_MODEL:
-        return build_reasoner(args.max_prime)
+    if args.model in EMBEDDED_MODELS:
+        return build_embedded(LANGUAGES[args.model], args)
     if args.model == SMOLLM2_MODEL:
         return load_smollm2()
     cuda = torch.cuda.is_available() and not is_small(language(args.model))
@@ -88,6 +84,16 @@ def _named(args: AZRArgs) -> Policy:
     policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
     require_words(policy, args.max_prime)
     return policy
+
+
+def build_embedded(language: str, args: AZRArgs) -> Policy:
+    """The embedded policy of a small language with random weights, for the primes of a run. Raises
+    PolicyError where it has no words for them."""
+    builders = {
+        COMPACT.name: lambda: build_tiny(args.max_prime, args.seed),
+        SCRATCHPAD.name: lambda: build_reasoner(args.max_prime),
+    }
+    return builders[language]()
 
 
 def largest_named_prime(policy: Policy) -> int:

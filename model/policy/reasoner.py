@@ -34,8 +34,8 @@ from model.policy.embedded import embedded_policy, word_tokenizer
 from model.policy.supervised import train_on_texts
 from model.policy.weights import PolicyError
 from prime_inversion import generate_problems, given_residue, primes_between
-from prompts import COMPACT_WORDS, EQUATION, SCRATCHPAD, WORKED
-from utils.string_formatting import PromptRenderer, format_answer, format_equation
+from prompts import COMPACT_WORDS, SCRATCHPAD, WORKED
+from utils.string_formatting import PromptRenderer, equation_of, format_answer, format_equation
 
 BASE = 60  # in which a product is written, as two numbers
 SEED = 0  # of the arithmetic: the same for all runs
@@ -89,8 +89,7 @@ def _answer(renderer: PromptRenderer, rng: Random, most: int) -> tuple[Prompt, s
     prompt = renderer.solver(problem)
     if task is TaskType.INDUCTION:  # two numbers of which nobody knows whether a prime fits
         x, y = rng.randrange(1, p), rng.randrange(1, p)
-        equation = Template(EQUATION[task]).substitute(x=x, y=y)
-        text = prompt.text.replace(format_equation(problem), equation)
+        text = prompt.text.replace(format_equation(problem), equation_of(task, x, y, p))
         prompt = replace(prompt, text=text, ids=renderer.encode(text))
     steps = scratchpad(task, x, y, p, primes)
     first = 2 if task is TaskType.INDUCTION else 1  # after the product, one prime at least
@@ -104,10 +103,8 @@ def _proposal(renderer: PromptRenderer, rng: Random, n_references: int) -> tuple
     task, primes = rng.choice(TASKS), primes_between(**renderer.numbers)
     references = generate_problems(n_references, rng, **renderer.numbers, tasks=(task,))
     p = rng.choice(primes)
-    numbers = dict(x=rng.randrange(1, p), y=rng.randrange(1, p), p=p)
-    return renderer.proposer(task, references), format_answer(
-        Template(EQUATION[task]).substitute(numbers)
-    )
+    x, y = rng.randrange(1, p), rng.randrange(1, p)
+    return renderer.proposer(task, references), format_answer(equation_of(task, x, y, p))
 
 
 def _texts(policy: Policy, args: AZRArgs, rng: Random) -> Iterator[list[tuple[Prompt, str]]]:

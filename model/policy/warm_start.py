@@ -9,15 +9,14 @@ right as by guessing; all that it learns about inverses it learns from the verif
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from random import Random
-from string import Template
 
 from custom_types import TASKS, Policy, Prompt, Role, TaskType
 from model.args import AZRArgs
 from model.policy.reasoner import learn_arithmetic
 from model.policy.supervised import train_on_texts
 from prime_inversion import generate_problems, primes_between
-from prompts import EQUATION, SCRATCHPAD
-from utils.string_formatting import PromptRenderer, format_answer
+from prompts import SCRATCHPAD
+from utils.string_formatting import PromptRenderer, equation_of, format_answer
 
 
 def warm_start(
@@ -48,6 +47,5 @@ def _example(renderer: PromptRenderer, example_rng: Random, args: AZRArgs) -> tu
         guesses: Sequence[int] = primes_between(*span) if induction else range(1, problem.p)
         return renderer.solver(problem), format_answer(example_rng.choice(guesses))
     references = generate_problems(args.n_references, example_rng, *span, tasks=(task,))
-    numbers = {letter: example_rng.randint(1, args.max_prime) for letter in "xyp"}
-    equation = Template(EQUATION[task]).substitute(numbers)
-    return renderer.proposer(task, references), format_answer(equation)
+    x, y, p = (example_rng.randint(1, args.max_prime) for _ in "xyp")
+    return renderer.proposer(task, references), format_answer(equation_of(task, x, y, p))

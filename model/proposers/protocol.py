@@ -3,7 +3,7 @@
 A step asks whose proposals to sample (`author`), tells which of them are valid, asks which problems the
 solver answers n times and learns from (`taught`), and tells how often each was solved (`judged`).
 Self-play teaches what was proposed. The controls change one thing of it each, and the environment draws
-problems by itself; `table.py` alone knows their names.
+problems by itself; `table.py` has their names.
 """
 
 from collections.abc import Mapping, Sequence

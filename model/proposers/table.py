@@ -1,4 +1,4 @@
-"""`--proposer` by name. Nothing else knows these names."""
+"""`--proposer` by name, as `model/args.py` offers them."""
 
 from model.proposers.controls import Decoy, Frozen, Nobody, Replayed, Untrained, Yoked
 from model.proposers.environment import Adaptive, LogUniform, Uniform, Window
