@@ -107,6 +107,12 @@ class AZRArgs(Flags):
         "problem is solved, the more often it is drawn; none: the answers are those to a step's own problems",
         choices=("uniform", "unsolved", "none"),
     )
+    refill_attempts: int = flag(
+        1,
+        "attempts at each problem that is drawn to fill a batch up: more of them are fewer problems, whose "
+        "prompts are read once",
+        least=1,
+    )
     engine: str = flag(
         "auto",
         "what samples and scores; shared: what sequences have in common is computed once; plain: one row "

@@ -7,6 +7,7 @@ rewards -> advantages -> examples -> updates                                    
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 
 import torch
 from accelerate import Accelerator
@@ -173,9 +174,10 @@ class AZRTrainer:
         drawn: list[Problem] = []
         for task in TASKS:
             missing = args.batch_size - sum(problem.task is task for problem in taught)
-            drawn += draw(
-                self.problems, task, missing * (args.n_attempts if args.train_attempts else 1)
-            )
+            answers = missing * (args.n_attempts if args.train_attempts else 1)
+            asked = draw(self.problems, task, ceil(answers / args.refill_attempts))
+            repeated = [problem for problem in asked for _ in range(args.refill_attempts)]
+            drawn += repeated[:answers]
         return drawn
 
     def _pay(

@@ -28,7 +28,7 @@ OTHER_VALUES = {
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
     "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"), "engine": ("plain", "plain"),
     "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
-    "refill": ("uniform", "uniform"), "resume": ("runs/a", "runs/a"), "card": ("a10-24gb", "a10-24gb"),
+    "refill": ("uniform", "uniform"), "refill_attempts": ("12", 12), "resume": ("runs/a", "runs/a"), "card": ("a10-24gb", "a10-24gb"),
     "prompt_date": ("2024-02-29", "2024-02-29"), "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
 }  # fmt: skip
 

@@ -286,3 +286,24 @@ def test_advantages_stay_with_their_rollouts(warm_tiny):
     costs = torch.tensor([item.cost for item in learned.scored])
     expected = compute_advantages(rewards, cells, costs=costs).tolist()
     assert tuple(expected) == learned.advantages
+
+
+@pytest.mark.parametrize(("train_attempts", "answers"), [(True, 3 * 4), (False, 4)])
+def test_a_drawn_problem_is_attempted_as_often_as_asked(warm_tiny, train_attempts, answers):
+    """By hand: four problems of three attempts, or four answers, are missing; five attempts at each
+    problem that is drawn."""
+    trainer = make_trainer(
+        warm_tiny[0],
+        proposer="none",
+        batch_size=4,
+        n_attempts=3,
+        train_attempts=train_attempts,
+        refill_attempts=5,
+    )
+    drawn = trainer._refill([])
+    assert len(drawn) == 3 * answers
+    for number, task in enumerate(TASKS):
+        of_task = drawn[number * answers :][:answers]
+        assert {problem.task for problem in of_task} == {task}
+        for start in range(0, answers, 5):
+            assert len(set(of_task[start : start + 5])) == 1
