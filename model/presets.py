@@ -26,6 +26,7 @@ PRETRAINED = dict(
 
 # The paper's values except for the batch and the length of a response, for one 80 GB GPU.
 CHAT_PRESET = PRETRAINED | dict(
+    rollout_rows=432,  # half of a step's 32 * 3 * (8 + 1) answers
     batch_size=32,
     n_attempts=8,
     n_references=6,

@@ -12,7 +12,7 @@ from buffer.base_buff import collate, microbatches
 from custom_types import Example, Problem, Role, Rollout, TaskType
 from model.engine.sampling import sample_tokens
 from model.engine.shared import SharedEngine
-from model.inference import generate, token_logprobs
+from model.inference import generate, slices, token_logprobs
 from utils.mocks.mock_transformer import MockConfig, MockTransformer
 
 STOP, PAD = 1, 0
@@ -194,11 +194,22 @@ def test_greedy_equals_transformers_generate(qwen):
 def test_batched_equals_one_by_one_and_slices_do_not_matter(qwen):
     rows = prompts(12) + prompts(3)  # three prompts twice: prefilled once, sampled apart
     together = run(qwen, rows)
-    for max_rows in (1, 5):
+    for max_rows in (1, 5, 7):
         apart = run(qwen, rows, max_rows=max_rows)
         assert [r.ids for r in apart] == [r.ids for r in together]
     repeated = {rows[i]: (together[i].ids, together[12 + i].ids) for i in range(3)}
     assert any(a != b for a, b in repeated.values())
+
+
+@pytest.mark.parametrize("count, most, sizes", [
+    (864, 384, [288, 288, 288]), (864, 432, [432, 432]), (864, 863, [432, 432]), (864, 864, [864]),
+    (10, 4, [3, 3, 4]), (3, 1, [1, 1, 1]), (1, 9, [1]), (0, 9, []),
+])  # fmt: skip
+def test_slices_by_hand(count, most, sizes):
+    """As few as there can be, the longest no longer than needed, each row once and in order."""
+    found = slices(count, most)
+    assert [rows.stop - rows.start for rows in found] == sizes
+    assert [row for rows in found for row in range(count)[rows]] == list(range(count))
 
 
 def test_rows_are_one_until_they_part_and_leave_when_they_have_ended(qwen, monkeypatch):

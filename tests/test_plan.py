@@ -1,11 +1,13 @@
 """`--plan`. Oracles: arithmetic written out, and a real tokenizer's counts."""
 
+from dataclasses import replace
+
 import pytest
 
 from custom_types import TASKS
 from model.args import parse_args
-from model.plan.memory import Stage
-from model.plan.plan import GIB, count_stages, plan, read_model
+from model.plan.memory import AUTOCAST, Stage, rollout_sizes
+from model.plan.plan import GIB, count_stages, plan, read_model, seconds
 from model.policy.load import load_policy
 from model.policy.tiny import build_tiny
 from model.policy.weights import PolicyError
@@ -48,13 +50,28 @@ def test_estimated_prompts_are_no_shorter_than_a_real_tokenizers():
 
 
 def test_seconds_by_hand():
-    # 1 + 3 slices of 512 steps of 0.03 s, and 96 (415 + 222) tokens read at 2 P operations of 0.35 of
+    # 1 + 2 slices of 512 steps of 0.03 s, and 96 (415 + 222) tokens read at 2 P operations of 0.35 of
     # 312e12 a second; 96 (415 + 222 + 2 * 511) positions, each 4 + 2/3 times 2 P and 4 * 36 * 2048 * 3002 of attention.
     rate, forward = 0.35 * 312e12, 2 * 3_085_938_688
-    rollout = 4 * 512 * 0.03 + 96 * (415 + 222) * forward / rate
+    rollout = 3 * 512 * 0.03 + 96 * (415 + 222) * forward / rate
     update = 159_264 * (4 + 2 / 3) * (forward + 4 * 36 * 2048 * 3002) / rate
     line = f"{rollout:.0f} of rollout, {update:.0f} of updating, estimated"
     assert line in plan(parse_args(["--plan"]))[0]
+
+
+def test_the_plan_counts_the_slices_that_are_sampled():
+    """864 answers in slices of at most 384: 3 of 288, which take as long as 3 of 384 and less memory;
+    proposals are 96, and evaluation problems 384."""
+    args = parse_args(["--plan", "--rollout-rows", "384"])
+    model, language = read_model(args)
+    stages = count_stages(args, language)
+    rows = [rollout_sizes(model, AUTOCAST, stage, 384)["KV cache"][0][0] for stage in stages]
+    assert rows == [96, 288, 384]
+    layer = 0.03 * 512
+    found = {most: seconds(replace(args, rollout_rows=most), model, AUTOCAST, stages[:2])[0]
+             for most in (384, 432, 863)}  # fmt: skip
+    assert found[384] - found[432] == pytest.approx(layer)  # one pass less
+    assert found[432] == found[863]
 
 
 def test_tokens_with_and_without_sharing_by_hand():

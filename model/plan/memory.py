@@ -17,6 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from buffer.packing import row_length
 from model.engine.decoding import MOST_POSITIONS
 from model.engine.shared import LOGIT_CHUNK_ELEMENTS
+from model.inference import slices
 
 Products = Sequence[tuple[int, ...]]
 
@@ -185,10 +186,10 @@ def update_sizes(
 def rollout_sizes(
     model: PreTrainedModel, precision: Precision, stage: Stage, most: int
 ) -> dict[str, Products]:
-    """What sampling at most `most` responses of a stage at once adds."""
-    responses = min(most, stage.responses)
+    """What sampling a stage adds, at most `most` responses at once."""
+    responses = max((rows.stop - rows.start for rows in slices(stage.responses, most)), default=0)
     length = stage.prompt_tokens + stage.response_tokens
-    read = min(most, stage.prompts) * stage.prompt_tokens
+    read = min(responses, stage.prompts) * stage.prompt_tokens
     hidden, _, mlp, keys = units(model.config)
     per_hidden, per_mlp = precision.forward
     cached = 2 * model.config.num_hidden_layers * keys  # elements a token

@@ -23,6 +23,7 @@ from constants import (
 )
 from custom_types import TASKS, PromptSet
 from model.args import AZRArgs
+from model.inference import slices
 from model.plan.memory import (
     ADAPTERS,
     AUTOCAST,
@@ -295,9 +296,9 @@ def seconds(
     for stage in stages:
         cache = rollout_sizes(model, precision, stage, args.rollout_rows)["KV cache"]
         reading = (2 * parameters + total(cache)) / card.bandwidth
-        computing = min(stage.responses, args.rollout_rows) * forward
-        step = max(LAUNCH * layers, reading, computing)
-        rollout += ceil(stage.responses / args.rollout_rows) * stage.response_tokens * step
+        for rows in slices(stage.responses, args.rollout_rows):
+            computing = (rows.stop - rows.start) * forward
+            rollout += stage.response_tokens * max(LAUNCH * layers, reading, computing)
         rollout += stage.asked * stage.prompt_tokens * forward
     attention = 4 * layers * units(model.config).queries * packed_row(args, stages) / rate
     # The forward pass, once more where activations are recomputed, the backward pass, and the scoring
