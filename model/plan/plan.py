@@ -53,7 +53,12 @@ from utils.string_formatting import PromptRenderer
 GIB = 2**30
 MARGIN = 0.05  # of the card's memory, which its allocator loses to fragments
 UTILISATION = 0.35  # of the card's peak, which matrix products reach
-LAUNCH = 0.03 / 36  # seconds a layer to launch a decoding step's kernels, however few the rows
+# Seconds that a layer's kernels take to be launched for one token, however few the rows: about 47 kernels
+# (1,686 in the 36 layers of Qwen2.5-3B), so 21 to 26 microseconds each. From published times of decoding
+# without captured graphs, in which the GPU waits for Python: transformers' benchmark of gemma-2b, 19 to 20
+# ms for 18 layers (hf-internal-testing/benchmark_results, June to September 2024), and PyTorch's simple
+# Llama-7B, 25.5 tokens a second for 32 layers (pytorch.org/blog/accelerating-generative-ai-2).
+LAUNCH = 1.0e-3, 1.2e-3
 
 # The longest prompts of our languages have 2.2 to 3.2 characters a token by SmolLM2's tokenizer, and
 # its template adds 25 tokens and 5 a turn; Qwen2.5's is as long, its vocabulary three times as large.
@@ -87,7 +92,7 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
         verdict = _advice(full, standing, usable, args.lora_rank)
 
     sampling = stages[:2]  # what a step has; evaluating is not counted as its time
-    rollout, update = seconds(args, model, precision, sampling)
+    (least, most), update = seconds(args, model, precision, sampling)
     sampled = [(stage.responses, stage.response_tokens) for stage in sampling]
     read, scored, unshared = (
         sum(getattr(stage, kind) for stage in sampling) for kind in ("read", "scored", "unshared")
@@ -109,7 +114,7 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
         f"{' and '.join(str(stage.prompt_tokens) for stage in sampling)}",
         f"{'tokens computed':<20}{read + scored:,} = {read:,} of rollout + {scored:,} of update, each "
         f"prompt once; {unshared:,} if every response had its prompt to itself",
-        f"{'seconds a step':<20}{rollout:.0f} of rollout, {update:.0f} of updating, estimated",
+        f"{'seconds a step':<20}{least:.0f} to {most:.0f} of rollout, {update:.0f} of updating, estimated",
         verdict,
     ]
     return "\n".join(fill(line, LINE, subsequent_indent=" " * INDENT) for line in lines), not full
@@ -286,23 +291,29 @@ def disk_sizes(
 
 def seconds(
     args: AZRArgs, model: PreTrainedModel, precision: Precision, stages: Sequence[Stage]
-) -> tuple[float, float]:
-    """Estimates of the rollout of `stages` and of the update. A decoding step lasts as long as the
-    longest of three: launching it, reading the weights and the cache, computing."""
+) -> tuple[tuple[float, float], float]:
+    """Estimates of the rollout of `stages`, the least and the most, and of the update. A decoding step
+    lasts as long as the longest of three: launching it, reading the weights and the cache, computing."""
     card, parameters = CARDS[args.card or PLANNED_CARD], model.num_parameters()
     layers, rate = model.config.num_hidden_layers, UTILISATION * card.flops
     forward = 2 * parameters / rate  # of a token
-    rollout = 0.0
-    for stage in stages:
-        cache = rollout_sizes(model, precision, stage, args.rollout_rows)["KV cache"]
-        reading = (2 * parameters + total(cache)) / card.bandwidth
-        for rows in slices(stage.responses, args.rollout_rows):
-            computing = (rows.stop - rows.start) * forward
-            rollout += stage.response_tokens * max(LAUNCH * layers, reading, computing)
-        rollout += stage.asked * stage.prompt_tokens * forward
+
+    def rollout(launch: float) -> float:
+        found = 0.0
+        for stage in stages:
+            cache = rollout_sizes(model, precision, stage, args.rollout_rows)["KV cache"]
+            reading = (2 * parameters + total(cache)) / card.bandwidth
+            for rows in slices(stage.responses, args.rollout_rows):
+                computing = (rows.stop - rows.start) * forward
+                found += stage.response_tokens * max(launch * layers, reading, computing)
+            found += stage.asked * stage.prompt_tokens * forward
+        return found
+
     attention = 4 * layers * units(model.config).queries * packed_row(args, stages) / rate
     # The forward pass, once more where activations are recomputed, the backward pass, and the scoring
     # of all minibatches except the first with the weights that sampled.
     backward, rescored = 1 if args.lora_rank else 2, 1 - 1 / args.minibatches
     passes = 1 + model.is_activation_checkpointing + backward + rescored
-    return rollout, sum(stage.scored for stage in stages) * passes * (forward + attention)
+    update = sum(stage.scored for stage in stages) * passes * (forward + attention)
+    least, most = LAUNCH
+    return (rollout(least), rollout(most)), update
