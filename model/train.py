@@ -22,9 +22,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
 
+from utils.allocator import expand_segments, keep_freed_memory
 from utils.threads import spare_neighbours
 
-spare_neighbours()  # before torch loads
+expand_segments()  # both before torch loads
+spare_neighbours()
 
 import torch
 from accelerate import Accelerator
@@ -53,8 +55,8 @@ from model.run.rows import RunDirectoryError
 from model.run.yoking import proposed_problems
 from model.trainer import AZRTrainer
 from prime_inversion import primes_between
-from utils.allocator import keep_freed_memory
 from utils.files import file_error, forbidden
+from utils.gpu_memory import memory_metrics
 from utils.processes import gather, same_weights
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
@@ -245,6 +247,7 @@ def _loop(
                 if args.eval_uniform:
                     metrics |= evaluator.uniform_reward()
             metrics["time/eval"] = time.perf_counter() - started
+        metrics |= memory_metrics(trainer.accelerator.device)
         if recorder is not None:
             recorder.record(metrics, done, evaluated)
         asked = max(gather([stop.number]))  # of all processes, at the same step

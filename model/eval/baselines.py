@@ -23,8 +23,10 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
+from utils.allocator import expand_segments
 from utils.threads import spare_neighbours
 
+expand_segments()
 spare_neighbours()  # before torch loads
 
 import torch
