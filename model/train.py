@@ -55,6 +55,7 @@ from model.run.rows import RunDirectoryError
 from model.run.yoking import proposed_problems
 from model.trainer import AZRTrainer
 from prime_inversion import primes_between
+from utils.attention import avoid_cudnn_attention
 from utils.files import file_error, forbidden
 from utils.gpu_memory import memory_metrics
 from utils.processes import gather, same_weights
@@ -78,6 +79,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 
     resumption: the run that is continued.
     """
+    avoid_cudnn_attention()
     checkpoint = resumption.checkpoint if resumption else None
     small = is_small(language(str(checkpoint or args.model)))
     cuda = torch.cuda.is_available() and not small

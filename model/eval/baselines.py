@@ -51,6 +51,7 @@ from model.run.finished import FinishedRun, is_run
 from model.run.outputs import output_folder
 from model.run.rows import RunDirectoryError
 from prime_inversion import primes_between
+from utils.attention import avoid_cudnn_attention
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
 
@@ -204,6 +205,7 @@ def main(argv: Sequence[str]) -> int:
     or 2 after one sentence on stderr about what cannot be done."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    avoid_cudnn_attention()
     try:
         given = parse(BaselineArgs, argv, about=__doc__)
         args = problem_args(given)
