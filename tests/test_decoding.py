@@ -75,6 +75,95 @@ def test_every_row_draws_its_own_numbers_one_for_each_token(model):
     assert len(lengths) > 3
 
 
+def parting(prompts, responses) -> int:
+    """By hand: after how many tokens no two responses that go on are the same so far."""
+    for step in range(1, 99):
+        going = [
+            (p, r.ids[:step])
+            for p, r in zip(prompts, responses, strict=True)
+            if len(r.ids) > step or not r.finished
+        ]
+        if len(set(going)) == len(going):
+            return step
+    raise AssertionError
+
+
+def test_rows_are_compared_until_they_have_parted(model, monkeypatch):
+    """Comparing costs a GPU a sort and a wait for each token. Negative control: greedy ones never part."""
+    prompts, compared = [(5, 6), (7, 8, 9, 10), (11,)] * 8, []
+    real = torch.unique
+    monkeypatch.setattr(
+        torch, "unique", lambda *args, **more: compared.append(1) or real(*args, **more)
+    )
+
+    def run(temperature):
+        compared.clear()
+        return generate(
+            model, prompts, max_new_tokens=10, temperature=temperature, stop_ids=(1,), pad_id=PAD, max_rows=64,
+            generator=torch.Generator().manual_seed(2),
+        )  # fmt: skip
+
+    responses = run(1.0)
+    assert len(compared) == parting(prompts, responses) < 9
+    run(0.0)
+    assert len(compared) == 9
+
+
+@pytest.mark.parametrize("every", [2, 8])
+def test_how_often_the_ended_are_counted_changes_no_response(model, monkeypatch, every):
+    """They are counted at each token on a CPU; those that have ended stay longer otherwise."""
+    prompts, widths, forward = [(5, 6), (7, 8, 9, 10), (11,)] * 8, [], model.forward
+
+    def run():
+        widths.clear()
+        return generate(
+            model, prompts, max_new_tokens=20, temperature=1.0, stop_ids=tuple(range(1, 9)), pad_id=PAD,
+            max_rows=64, generator=torch.Generator().manual_seed(2),
+        )  # fmt: skip
+
+    def counted(input_ids, **kwargs):
+        widths.append(len(input_ids))
+        return forward(input_ids=input_ids, **kwargs)
+
+    monkeypatch.setattr(model, "forward", counted)
+    wanted, fewest = run(), sum(widths)
+    monkeypatch.setattr("model.engine.decoding.COUNT_EVERY", {"cpu": every})
+    found = run()
+    assert sum(widths) > fewest
+    assert [r.ids for r in found] == [r.ids for r in wanted]
+    for own, other in zip(found, wanted, strict=True):
+        assert own.logprobs == pytest.approx(other.logprobs, abs=1e-6)
+
+
+@torch.no_grad()
+def test_one_mask_serves_all_tokens_and_layers(model, monkeypatch):
+    """What attention gets: no mask where no row is padded; else numbers of the model's type, in rows of a
+    multiple of 8, which are the same memory for every token."""
+    masks, forward = [], model.forward
+
+    def seen(attention_mask, **kwargs):
+        masks.append(attention_mask)
+        return forward(attention_mask=attention_mask, **kwargs)
+
+    monkeypatch.setattr(model, "forward", seen)
+    tokens = torch.tensor([20, 21])
+    for prompts, padded in (([(5, 6), (7, 8)], False), ([(5, 6, 7), (8,)], True)):
+        masks.clear()
+        _, decoding = prefill(model, prompts, PAD, 6)
+        for _ in range(3):
+            decoding.extend(None, tokens)
+        if not padded:
+            assert masks == [None] * 3
+            continue
+        assert len({mask.data_ptr() for mask in masks}) == 1
+        for width, mask in enumerate(masks, 4):
+            assert mask.dtype is torch.float64 and mask.stride(0) % 8 == 0
+            assert mask[0, 0, 0].tolist() == [0.0] * width
+            assert mask[1, 0, 0].tolist() == [-torch.inf] * 2 + [0.0] * (width - 2)
+        decoding.extend(torch.tensor([0]), tokens[:1])  # the row that was padded has left
+        assert masks[-1] is None
+
+
 def test_the_likeliest_token_is_sure_at_temperature_0():
     tokens, logprobs = sample_tokens(torch.tensor([[0.1, 0.3, 0.2]]), 0, torch.tensor([0.0]))
     assert tokens.tolist() == [1] and logprobs.tolist() == [0.0]

@@ -231,7 +231,7 @@ def test_a_fault_that_comes_with_length_is_seen(tmp_path):
 
     def forgetting(length: int):
         def forward(input_ids=None, attention_mask=None, **others):
-            if attention_mask is not None and attention_mask.dim() == 4:
+            if attention_mask is not None and attention_mask.dtype is torch.bool:  # of packed rows
                 attention_mask = attention_mask & torch.ones_like(attention_mask).triu(-length)
             return inner(input_ids=input_ids, attention_mask=attention_mask, **others)
 

@@ -2,6 +2,7 @@
 share is computed once, and a row that is decoded may part into several.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,35 +10,84 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from buffer.packing import fill_rows, pack
+from model.engine.sampling import Draws
 
 MOST_POSITIONS = 4096  # of a row of packed prompts
+# Tokens between two counts of what has ended: a GPU would wait for each count.
+COUNT_EVERY = {"cpu": 1, "cuda": 8}
 
 
 class Decoding:
-    """Rows of a model, each at the end of its sequence. cache: their keys and values. mask:
-    (rows, width) bool, which positions of the cache hold a row's tokens; padded on the left."""
+    """Rows of a model, each at the end of its sequence. cache: their keys and values, each row's tokens
+    at the end. lengths: (rows,) int64, how many they are. width: of the cache, and at least the longest
+    row; what stands before a row's tokens is padding. room: how wide the cache may grow. dtype: that
+    attention computes in."""
 
-    def __init__(self, model, cache: Cache, mask: Tensor):
-        self._model, self.cache, self._mask = model, cache, mask
-        self._positions = mask.sum(1, keepdim=True)
+    def __init__(
+        self, model, cache: Cache, lengths: Tensor, width: int, room: int, dtype: torch.dtype
+    ):
+        self.cache, self.width = cache, width
+        self._model = model
+        self.positions = lengths[:, None]
+        # One mask for all layers and tokens: what comes is seen, so that it only grows. Attention kernels
+        # want rows of a multiple of 8, and numbers of their own type.
+        padding = (
+            torch.arange(-(-room // 8) * 8, device=lengths.device) < (width - lengths)[:, None]
+        )
+        self.mask: Tensor | None = torch.zeros_like(padding, dtype=dtype)
+        self.mask = self.mask.masked_fill_(padding, -math.inf)[:, None, None]
+        self._forget_mask()
 
-    def extend(self, parents: Tensor, tokens: Tensor) -> Tensor:
-        """Row r becomes what row `parents[r]` was, (rows,) int64, and `tokens[r]` behind it; logits
-        (rows, vocabulary) of what follows."""
-        before, after = len(self._mask), len(parents)
-        if before != after or (parents != torch.arange(after, device=parents.device)).any():
-            self.cache.batch_select_indices(parents)
-            self._mask, self._positions = self._mask[parents], self._positions[parents]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(after, 1)], 1)
+    def extend(self, parents: Tensor | None, tokens: Tensor) -> Tensor:
+        """Row r becomes what row `parents[r]` was, (rows,) int64, or stays what it is, and `tokens[r]`
+        behind it; logits (rows, vocabulary) of what follows."""
+        if parents is not None:
+            self.select(parents)
+        self.width += 1
         output = self._model(
             input_ids=tokens[:, None],
-            attention_mask=self._mask.long(),
-            position_ids=self._positions,
+            attention_mask=None if self.mask is None else self.mask[..., : self.width],
+            position_ids=self.positions,
             past_key_values=self.cache,
             use_cache=True,
         )
-        self._positions = self._positions + 1
+        self.positions = self.positions + 1
         return output.logits[:, -1]
+
+    def select(self, parents: Tensor) -> None:
+        """Keep these rows, in this order, one of them perhaps more than once."""
+        rows = torch.arange(len(self.positions), device=parents.device)
+        if torch.equal(parents, rows):
+            return
+        self.cache.batch_select_indices(parents)
+        self.positions = self.positions[parents]
+        if self.mask is not None:
+            self.mask = self.mask[parents]
+            self._forget_mask()
+
+    def _forget_mask(self) -> None:
+        """Where no row is padded, attention is faster without one."""
+        if bool((self.positions == self.width).all()):
+            self.mask = None
+
+
+def decode_apart(decoding: Decoding, draws: Draws, tokens: Tensor) -> None:
+    """Draw all that is left to draw, where each row of the model is of one response; tokens (rows,):
+    what was drawn last, and not yet read."""
+    every = COUNT_EVERY.get(tokens.device.type, 1)
+    while True:
+        tokens = draws.draw(decoding.extend(None, tokens))
+        if draws.full:
+            return
+        if draws.step % every == 0:
+            left = draws.left()
+            if not left:
+                return
+            if draws.few(left):
+                going = (~draws.ended).nonzero().squeeze(1)
+                draws.keep(going)
+                decoding.select(going)
+                tokens = tokens[going]
 
 
 def prefill(
@@ -61,12 +111,13 @@ def prefill(
     padded = [[0] * (longest - len(prompt)) + path_of[prompt] for prompt in prompts]
     paths = torch.tensor(padded, device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    mask = torch.arange(longest, device=device)[None] >= longest - lengths[:, None]
-    cache = output.past_key_values
+    cache, dtype = output.past_key_values, model.dtype
     for index, layer in enumerate(cache.layers):  # one at a time, so that the packed one is freed
-        cache.layers[index] = _RowLayer(layer, paths, more)
+        cache.layers[index] = own = _RowLayer(layer, paths, more)
+        dtype = own.rooms[0].dtype
     hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
-    return model.get_output_embeddings()(hidden), Decoding(model, cache, mask)
+    decoding = Decoding(model, cache, lengths, longest, longest + more, dtype)
+    return model.get_output_embeddings()(hidden), decoding
 
 
 class _RowLayer(DynamicLayer):
@@ -78,13 +129,13 @@ class _RowLayer(DynamicLayer):
         keys, values = packed.keys, packed.values
         assert keys is not None and values is not None, "a layer that has read something"
         self.lazy_initialization(keys, values)
-        self._rooms = [_row_tensor(kept, paths, more) for kept in (keys, values)]
+        self.rooms = [_row_tensor(kept, paths, more) for kept in (keys, values)]
         self._show(paths.shape[1])
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
         """Take in the next tokens' keys and values; those of all tokens so far."""
         start, end = self.get_seq_length(), self.get_seq_length() + key_states.shape[2]
-        for room, new in zip(self._rooms, (key_states, value_states), strict=True):
+        for room, new in zip(self.rooms, (key_states, value_states), strict=True):
             room[:, :, start:end] = new
         self._show(end)
         return self.keys, self.values
@@ -92,11 +143,11 @@ class _RowLayer(DynamicLayer):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, in this order, one of them perhaps more than once."""
         time = self.get_seq_length()
-        self._rooms = [_selected(room, indices, time) for room in self._rooms]
+        self.rooms = [_selected(room, indices, time) for room in self.rooms]
         self._show(time)
 
     def _show(self, time: int) -> None:
-        self.keys, self.values = (room[:, :, :time] for room in self._rooms)
+        self.keys, self.values = (room[:, :, :time] for room in self.rooms)
 
 
 def _row_tensor(packed: Tensor, paths: Tensor, more: int) -> Tensor:

@@ -15,13 +15,12 @@ from torch.utils.checkpoint import checkpoint
 
 from buffer.base_buff import collate, microbatches
 from custom_types import Example, MiniBatch, Response
-from model.engine.decoding import prefill
+from model.engine.decoding import decode_apart, prefill
 from model.engine.likelihood import ChoiceLikelihood
 from model.engine.protocol import Engine, Scores
-from model.engine.sampling import responses, sample_tokens
+from model.engine.sampling import Draws
 
 LOGIT_CHUNK_ELEMENTS = 2**27  # 512 MiB of float32 logits at a time: 883 tokens of Qwen2.5
-STAYING = 0.75  # of the rows in the model: when no more have yet to end, the others leave
 
 
 class SharedEngine(Engine):
@@ -33,32 +32,33 @@ class SharedEngine(Engine):
     ) -> list[Response]:
         """Rows that have the same tokens so far are one row of the model until they part. Rows that
         have ended leave it when they are enough: each time costs a copy of the cache."""
-        device, (count, most) = self.model.device, uniform.shape
-        stops = torch.tensor(self.stop_ids, device=device)
+        draws = Draws(uniform, temperature, self.stop_ids, self.pad_id)
         place = {prompt: number for number, prompt in enumerate(dict.fromkeys(prompts))}
-        logits, decoding = prefill(self.model, list(place), self.pad_id, most)
-        # Of each response that is held: its number, its row in the model, and whether it has ended.
-        held = torch.arange(count, device=device)
-        state = torch.tensor([place[prompt] for prompt in prompts], device=device)
-        ended = torch.zeros_like(state, dtype=torch.bool)
-
-        tokens = torch.full((count, most), self.pad_id, device=device)
-        logprobs = torch.zeros(count, most, device=device)
-        for step in range(most):
-            words = logits.shape[-1]
-            token, logprob = sample_tokens(logits, temperature, uniform[held, step], state)
-            token = token.masked_fill(ended, self.pad_id)  # so that ended rows do not part
-            tokens[held, step], logprobs[held, step] = token, logprob
-            ended |= torch.isin(token, stops)
-            going = ~ended
-            left = int(going.sum())
-            if step + 1 == most or not left:
+        logits, decoding = prefill(self.model, list(place), self.pad_id, draws.most)
+        words = logits.shape[-1]
+        # The row of the model that each response that is held is in.
+        rows = torch.tensor([place[prompt] for prompt in prompts], device=logits.device)
+        while True:
+            tokens = draws.draw(logits, rows)
+            left = draws.left()
+            if draws.full or not left:
                 break
-            if left <= STAYING * len(held):
-                held, state, token, ended = (kept[going] for kept in (held, state, token, ended))
-            distinct, state = torch.unique(state * words + token, return_inverse=True)
-            logits = decoding.extend(distinct // words, distinct % words)
-        return responses(tokens[:, : step + 1], logprobs[:, : step + 1], self.stop_ids)
+            if draws.few(left):
+                going = ~draws.ended
+                draws.keep(going)
+                rows, tokens = rows[going], tokens[going]
+            distinct, rows, shared_by = torch.unique(
+                rows * words + tokens, return_inverse=True, return_counts=True
+            )
+            parents, tokens = distinct // words, distinct % words
+            if int((shared_by[rows] * ~draws.ended).max()) == 1:  # none that goes on shares its row
+                del logits  # a table of the vocabulary
+                draws.hold_one_each(rows, len(distinct))
+                decoding.select(parents)
+                decode_apart(decoding, draws, tokens)
+                break
+            logits = decoding.extend(parents, tokens)
+        return draws.responses()
 
     def batches(self, examples: Sequence[Example], max_tokens: int) -> list[MiniBatch]:
         """Rows of prefix trees, as long as it pays to share."""

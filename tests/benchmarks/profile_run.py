@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 import model.engine.decoding
 import model.engine.plain
+import model.engine.sampling
 import model.engine.shared
 import model.trainer
 from model import train
@@ -51,7 +52,7 @@ PARTS = [  # where a function is looked up, its name, the part of the run that i
 ]
 INSIDE = [
     (model.engine.shared, "prefill"),
-    (model.engine.shared, "sample_tokens"),
+    (model.engine.sampling, "sample_tokens"),
     (model.engine.shared, "_likelihood"),
     (Decoding, "extend"),
     (model.engine.plain, "forward"),
