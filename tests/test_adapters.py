@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
+from helpers.chat_models import save_model
 from helpers.trainers import trainer_of
-from test_chat_model import save_model
 from test_cli import command, rows
 from transformers import AutoModelForCausalLM
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.chat_models import save_model
 from helpers.run_contents import SMALL, assert_equal_runs, done_here, main_here
-from test_chat_model import save_model
 from test_resume_refused import limited
 
 from constants import ROOT

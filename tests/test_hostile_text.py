@@ -7,6 +7,7 @@ from collections import Counter
 from random import Random
 
 import pytest
+from helpers.chat_models import byte_tokenizer
 from helpers.hostile_text import (
     FORM,
     LEGAL,
@@ -17,7 +18,6 @@ from helpers.hostile_text import (
     legal_proposal,
 )
 from helpers.trainers import make_trainer
-from test_chat_model import byte_tokenizer
 
 from custom_types import TASKS, Problem, Role, Rollout, Verdict
 from model.run.logs import Log

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 import torch
+from helpers.chat_models import byte_tokenizer
 from helpers.odd_models import GPT2, SHAPE, WORDS, change_tensors, odd_model, said_of
-from test_chat_model import byte_tokenizer
 from transformers import AutoModel, AutoModelForSequenceClassification, Qwen2Config, Qwen2Model
 
 from model.eval import baselines

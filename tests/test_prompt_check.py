@@ -7,8 +7,8 @@ import shutil
 from datetime import date, datetime, time
 
 import pytest
+from helpers.chat_models import byte_tokenizer
 from helpers.odd_models import SHAPE, SHORT, odd_model, said_of
-from test_chat_model import byte_tokenizer
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.chat_models import save_model
 from helpers.run_contents import SMALL, assert_equal_runs, contents, done_here, main_here
 from safetensors.torch import load_file
-from test_chat_model import save_model
 from test_cli import done, rows
 
 from constants import ROOT

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.chat_models import save_model
 from helpers.run_contents import SMALL
-from test_chat_model import save_model
 
 from model import train
 from model.args import parse_args

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from test_chat_model import byte_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from helpers.chat_models import byte_tokenizer
 from model import train
 
 WORDS = 267  # of `byte_tokenizer`, and some ids more

@@ -1,0 +1,141 @@
+"""How far the shared engine is from the plain one, and a GPU from a CPU: log-probabilities and gradients
+of a small model of Qwen2's architecture, in float32 and under bfloat16 autocast.
+
+All are compared with the plain engine on a CPU in float64.
+"""
+
+import copy
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from custom_types import Example
+from gpu.bench import NEVER, Bench
+from model.engine.protocol import Engine
+from model.inference import ENGINES
+from model.policy.modes import recompute_activations
+
+WORDS = 512
+SHAPE = dict(
+    model_type="qwen2",
+    vocab_size=WORDS,
+    hidden_size=256,
+    intermediate_size=704,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=4096,
+    tie_word_embeddings=True,
+    initializer_range=0.0625,  # as `embedded_policy` has it: what a model says depends on what it reads
+)
+COPIES, RESPONSE, POSITIONS = 4, 24, 2048
+# In nats, and of the gradient's length. What bfloat16 may do beside the plain engine is a factor.
+MOST_LOGPROB, MOST_GRADIENT, MOST_FACTOR = 2e-4, 2e-4, 2.0
+
+
+def exact(bench: Bench) -> None:
+    """Says each difference; requires those in float32 to be small, and the shared engine under autocast to
+    be no further from the truth than twice the plain one."""
+    torch.set_float32_matmul_precision("highest")  # no TF32
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**SHAPE)).float().eval()
+    examples = _examples(bench)
+    truth = _scored(copy.deepcopy(model).double(), ENGINES["plain"], examples, autocast=False)
+    recompute_activations(model)
+    devices = ["cpu", *(["cuda"] if bench.cuda else [])]
+    for device in devices:
+        model.to(device)
+        for precision in ("float32", "bfloat16 autocast"):
+            found = {}
+            for name, engine in ENGINES.items():
+                bench.check_time()
+                autocast = precision != "float32"
+                found[name] = _scored(model, engine, examples, autocast)
+                _say(bench, found[name], truth, device, precision, f"{name}, from float64")
+            _say(bench, found["shared"], found["plain"], device, precision, "shared from plain")
+            _require(bench, found, truth, device, precision)
+        _sampling(bench, model, device)
+
+
+def _examples(bench: Bench) -> list[Example]:
+    """Questions with several responses each, whose gradients weigh differently."""
+    made = bench.examples(COPIES * 6, RESPONSE)
+    rollouts = [example.rollout for example in made]
+    prompts = [
+        tuple(word % WORDS for word in rollouts[index // COPIES].prompt_ids)
+        for index in range(len(made))
+    ]
+    return [
+        replace(
+            example,
+            rollout=replace(
+                example.rollout,
+                prompt_ids=prompt,
+                response_ids=tuple(word % WORDS for word in example.rollout.response_ids),
+            ),
+            weight=float(number),  # by which it is known
+        )
+        for number, (example, prompt) in enumerate(zip(made, prompts, strict=True))
+    ]
+
+
+def _scored(
+    model, kind: type[Engine], examples: list[Example], autocast: bool
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of all responses (n, length) and the gradient of their sum, weighted by the
+    advantages, as one vector; on the CPU in float64."""
+    engine, rows = kind(model, NEVER, 0), {}
+    model.zero_grad()
+    for batch in engine.batches(examples, POSITIONS):
+        batch = batch.to(model.device)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+            logprobs = engine.score(batch, temperature=1.0).logprobs
+        (logprobs * batch.advantages[:, None]).sum().backward()
+        rows |= dict(zip(batch.weights.int().tolist(), logprobs.detach().cpu(), strict=True))
+    gradient = torch.cat([weight.grad.flatten().cpu() for weight in model.parameters()])
+    ordered = torch.stack([rows[number] for number in range(len(examples))])
+    return ordered.double(), gradient.double()
+
+
+def _differences(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> tuple[float, float, float]:
+    """The largest and the mean difference of log-probabilities, and that of the gradients as a share of
+    the second's length."""
+    off = (a[0] - b[0]).abs()
+    return float(off.max()), float(off.mean()), float((a[1] - b[1]).norm() / b[1].norm())
+
+
+def _say(bench: Bench, a, b, *name: str) -> None:
+    words = "largest, nats", "mean, nats", "gradient, of its length"
+    for word, value in zip(words, _differences(a, b), strict=True):
+        bench.say(value, *name, word)
+
+
+def _require(bench: Bench, found: dict, truth, device: str, precision: str) -> None:
+    """What must hold of the shared engine, and in float32 of the plain one too."""
+    errors = {name: _differences(one, truth) for name, one in found.items()}
+    for name, (largest, mean, gradient) in errors.items():
+        if precision == "float32":
+            holds = largest < MOST_LOGPROB and gradient < MOST_GRADIENT
+            said = f"{largest:.2g} nats and {gradient:.2g} of the gradient"
+        else:
+            plain = errors["plain"]
+            holds = mean < MOST_FACTOR * plain[1] and gradient < MOST_FACTOR * plain[2]
+            said = f"{mean:.2g} nats in the mean, plain {plain[1]:.2g}"
+        bench.require(holds, device, precision, name, otherwise=said)
+
+
+@torch.no_grad()
+def _sampling(bench: Bench, model, device: str) -> None:
+    """Whether both engines sample the same tokens of the same numbers, in float32."""
+    prompts = [example.rollout.prompt_ids for example in _examples(bench)]
+    uniform = torch.rand(len(prompts), RESPONSE, generator=torch.Generator().manual_seed(1))
+    sampled = {}
+    for name, engine in ENGINES.items():
+        bench.check_time()
+        responses = engine(model, NEVER, 0).sample(prompts, uniform.to(device), 1.0)
+        sampled[name] = torch.tensor([response.ids for response in responses])
+    for name, tokens in sampled.items():
+        share = float((tokens == sampled["plain"]).float().mean())
+        bench.say(share, device, "float32", f"{name}, tokens as plain samples them")

@@ -1,0 +1,227 @@
+"""What decoding, reading prompts and updating cost, and what they have in memory."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from accelerate import Accelerator
+from torch.autograd import DeviceType
+from torch.autograd.profiler_util import FunctionEvent
+
+from custom_types import Policy
+from gpu.bench import NEVER, Bench
+from gpu.planned import planned_peaks
+from model.args import AZRArgs
+from model.engine.protocol import Engine
+from model.inference import ENGINES
+from model.learner import Learner
+
+# Names of CUDA's calls, as the profiler has them.
+LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")  # what they begin with
+SYNCHRONISATIONS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
+COPIES = 8  # of a prompt, as attempts have it
+LONG = 478  # tokens before those that are decoded: a question and half an answer
+TRACED = (3, 7)  # tokens of two rollouts that are looked into
+DENOMINATOR = 64.0
+BEGUN = 12  # tokens of a rollout, after which all it needs is in memory
+
+
+def decoders(bench: Bench) -> dict[str, type[Engine]]:
+    """The engines that sample, by name; says why one is not there."""
+    found = {"eager": ENGINES["shared"]}
+    try:
+        from model.engine.graph import GraphEngine  # type: ignore[import-not-found]
+
+        found["graph"] = GraphEngine
+    except ImportError:
+        bench.say("not there: model/engine/graph.py", "graph")
+    wanted = bench.options.decode
+    return {name: engine for name, engine in found.items() if wanted in ("both", name)}
+
+
+def decode(bench: Bench) -> None:
+    """Milliseconds a token: the difference of a longer rollout and a shorter one."""
+    policy, sizes = bench.policy(), bench.sizes
+    for name, kind in decoders(bench).items():
+        sampler = kind(policy.model, NEVER, policy.pad_id)
+        _sample(bench, sampler, sizes.rows[0], sizes.question, sizes.tokens[1])()  # warm-up
+        for rows in sizes.profiled:
+            bench.check_time()
+            for word, value in _looked_into(bench, sampler, rows).items():
+                bench.say(value, name, f"{rows} rows", f"{word} a token")
+        questions = [(rows, sizes.question) for rows in sizes.rows]
+        longer = [(sizes.rows[-2], LONG)] if bench.cuda else []
+        for rows, length in [*questions, *longer]:
+            bench.check_time()
+            where = name, f"{rows} rows" + (f" after {length} tokens" if length == LONG else "")
+            shorter, whole = (
+                min(bench.timed(_sample(bench, sampler, rows, length, tokens)) for _ in range(2))
+                for tokens in sizes.tokens
+            )
+            tokens = sizes.tokens[1] - sizes.tokens[0]
+            bench.say(1000 * (whole - shorter) / tokens, *where, "ms a token")
+            bench.say(rows * tokens / (whole - shorter), *where, "tokens/s")
+
+
+def _sample(
+    bench: Bench, sampler: Engine, rows: int, length: int, tokens: int
+) -> Callable[[], None]:
+    """A rollout of so many rows and tokens, to be called. Its prompts are read too."""
+    prompts = bench.prompts(rows, length, COPIES)
+    uniform = torch.rand(rows, tokens, generator=torch.Generator().manual_seed(rows))
+    uniform = uniform.to(bench.device)
+
+    def sample() -> None:
+        with bench.autocast():
+            sampler.sample(prompts, uniform, 1.0)
+
+    return sample
+
+
+def _looked_into(bench: Bench, sampler: Engine, rows: int) -> dict[str, float]:
+    """What torch and CUDA do for a decoded token: the difference of two rollouts, by token."""
+    counts = [
+        counted(bench.traced(_sample(bench, sampler, rows, bench.sizes.question, tokens)))
+        for tokens in TRACED
+    ]
+    tokens = TRACED[1] - TRACED[0]
+    return {name: (counts[1][name] - counts[0][name]) / tokens for name in counts[1]}
+
+
+def counted(events: list[FunctionEvent]) -> dict[str, float]:
+    """Operations of torch, kernels that are launched, waits for the GPU, copies, and milliseconds in which the GPU is
+    busy."""
+    names = Counter(event.name for event in events)
+
+    def of(*beginnings: str) -> int:
+        return sum(count for name, count in names.items() if name.startswith(beginnings))
+
+    on_gpu = [event for event in events if event.device_type == DeviceType.CUDA]
+    return {
+        "operations": of("aten::"),
+        "kernel launches": of(*LAUNCHES),
+        "synchronisations": of(*SYNCHRONISATIONS),
+        "copies": of("cudaMemcpy"),
+        "ms of a busy GPU": sum(event.time_range.elapsed_us() for event in on_gpu) / 1000,
+    }
+
+
+def prefill(bench: Bench) -> None:
+    """Requests that share nothing, read together; one token of each is sampled."""
+    policy, sizes = bench.policy(), bench.sizes
+    sampler = ENGINES["shared"](policy.model, NEVER, policy.pad_id)
+    prompts = bench.prompts(sizes.read, sizes.request)
+    uniform = torch.rand(len(prompts), 1, device=bench.device)
+
+    def read() -> None:
+        with bench.autocast():
+            sampler.sample(prompts, uniform, 1.0)
+
+    read()
+    bench.reset_memory()
+    seconds = min(bench.timed(read) for _ in range(2))
+    tokens = sizes.read * sizes.request
+    bench.say(tokens, "tokens")
+    bench.say(seconds, "seconds")
+    bench.say(tokens / seconds, "tokens/s")
+    work = 2 * policy.model.num_parameters() * tokens
+    bench.say(work / seconds / bench.matrix_rate(), "utilisation, of the rate of a matrix product")
+    bench.say(bench.memory(), "memory, GiB")
+
+
+def update(bench: Bench) -> None:
+    """A full microbatch as `Learner` has it: forward and backward pass, and then the optimizer's step."""
+    policy, args = bench.policy(), bench.args()
+    learner = _learner(bench, policy, args)
+    examples = bench.examples(64 if bench.cuda else 16, args.max_answer_tokens if bench.cuda else 8)
+    batch = learner.engine.batches(examples, args.microbatch_tokens)[0]
+    positions, responses = batch.input_ids.numel(), int(batch.response_mask.sum())
+    bench.say(positions, "positions")
+    bench.say(responses, "response tokens")
+
+    def differentiate() -> None:
+        learner._add_gradient([batch], None, DENOMINATOR)
+
+    differentiate()  # warm-up
+    bench.check_time()
+    bench.reset_memory()
+    seconds = min(bench.timed(differentiate) for _ in range(3))
+    bench.say(seconds, "seconds, forward and backward")
+    bench.say(bench.memory(), "memory, GiB")
+    rate = bench.matrix_rate()
+    bench.say(rate / 1e12, "matrix product, TFLOP/s")
+    # Multiplications and additions: 2 a weight in a forward pass, 4 in a backward pass; attention's own
+    # are left out. Words are looked up, not multiplied, and only response tokens get logits.
+    head = policy.model.get_output_embeddings().weight.numel()
+    body = policy.model.num_parameters() - head
+    for name, passes in {"utilisation": 6, "utilisation, with what is recomputed": 8}.items():
+        work = passes * (body * positions + head * responses)
+        bench.say(work / seconds / rate, f"{name}, of the rate of a matrix product")
+    learner.optimizer.zero_grad()
+    learner._update([batch], None, DENOMINATOR)  # which makes the moments
+    whole = bench.timed(lambda: learner._update([batch], None, DENOMINATOR))
+    bench.say(whole - seconds, "seconds, optimizer")
+    bench.say(bench.memory(), "memory with moments, GiB")
+
+
+def _learner(bench: Bench, policy: Policy, args: AZRArgs) -> Learner:
+    accelerator: Accelerator = bench.accelerator()
+    return Learner(policy, args, accelerator)
+
+
+class _Begun(Exception):
+    """A rollout is so far that all it needs is in memory."""
+
+
+def memory(bench: Bench) -> None:
+    """Peaks of a step's rollouts, begun and left, and of its updates, twice, beside the plan's."""
+    bench.require_gpu()
+    policy, args, sizes = bench.policy(), bench.args(), bench.sizes
+    for name, peak in planned_peaks(args).items():
+        bench.say(peak, "planned, GiB", name)
+    learner = _learner(bench, policy, args)
+    problems = 3 * args.batch_size
+    answers = problems * (1 + args.n_attempts)
+    slices = [
+        min(args.rollout_rows, answers - first) for first in range(0, answers, args.rollout_rows)
+    ]
+    examples = bench.examples(2 * problems // args.minibatches, args.max_answer_tokens)
+    batches = learner.engine.batches(examples, args.microbatch_tokens)[:2]
+    for turn in ("first", "second"):
+        begun = {
+            "proposals": (problems, sizes.request, 1),
+            **{
+                f"answers, slice {number}": (rows, sizes.question, COPIES)
+                for number, rows in enumerate(slices, 1)
+            },
+        }
+        for name, (rows, length, copies) in begun.items():
+            bench.check_time()
+            bench.reset_memory()
+            _begin(bench, policy, args, bench.prompts(rows, length, copies))
+            bench.say(bench.memory(), f"{turn} step", f"{name}, {rows} rows")
+        bench.check_time()
+        bench.reset_memory()
+        learner._update(batches, None, DENOMINATOR)
+        bench.say(bench.memory(), f"{turn} step", "update")
+
+
+def _begin(bench: Bench, policy: Policy, args: AZRArgs, prompts: list[tuple[int, ...]]) -> None:
+    """A rollout's first tokens, with room for all."""
+    sampler = ENGINES["shared"](policy.model, NEVER, policy.pad_id)
+    uniform = torch.rand(len(prompts), args.max_answer_tokens, device=bench.device)
+    calls = Counter()
+
+    def count(*_) -> None:
+        calls["model"] += 1
+        if calls["model"] > BEGUN:
+            raise _Begun
+
+    handle = policy.model.base_model.register_forward_pre_hook(count)
+    try:
+        with bench.autocast():
+            sampler.sample(prompts, uniform, 1.0)
+    except _Begun:
+        pass
+    finally:
+        handle.remove()
