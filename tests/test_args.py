@@ -111,6 +111,7 @@ CHAT_VALUES = dict(
     min_prime=5, max_prime=617, lr=1e-6, total_steps=200, rollout_rows=432, adam_beta2=0.999,
     entropy_coef=0.001, minibatches=3, lr_warmup=0, refill="uniform", lr_half_life=0.0, eval_problems=128,
     eval_uniform=False, share_triples=False, proposer_weight=1.0, crowding_cost=0.0, keep_checkpoints=1,
+    checkpoint_every=20,
 )  # fmt: skip
 
 

@@ -132,6 +132,20 @@ def test_a_folder_without_a_language_model_is_refused_in_a_sentence(tmp_path):
         plan(parse_args(["--plan", "--model", str(tmp_path)]))
 
 
+@pytest.mark.parametrize(
+    "flags, number", [("", 10), ("--total-steps 201", 11), ("--checkpoint-every 50", 4)]
+)
+def test_the_time_of_checkpoints_by_hand(flags, number):
+    """12 bytes for each of 3,085,938,688 parameters are 37.03 GB: 37 s at 1 GB/s, 185 s at 0.2."""
+    text = " ".join(plan(parse_args(["--plan", *flags.split()]))[0].split())
+    least, most = (round(number * 12 * 3_085_938_688 / rate / 60) for rate in (1e9, 0.2e9))
+    assert (
+        f"writing checkpoints 37 to 185 seconds each, at 1.0 to 0.2 GB/s; {least} to {most} min"
+        in text
+    )
+    assert f"of the run for {number}, in which the GPU waits" in text
+
+
 def gib(text: str, name: str) -> float:
     """What the line of that name says."""
     return float(next(line for line in text.splitlines() if line.startswith(name))[20:26])

@@ -62,6 +62,10 @@ UTILISATION = 0.35  # of the card's peak, which matrix products reach
 # ms for 18 layers (hf-internal-testing/benchmark_results, June to September 2024), and PyTorch's simple
 # Llama-7B, 25.5 tokens a second for 32 layers (pytorch.org/blog/accelerating-generative-ai-2).
 LAUNCH = 1.0e-3, 1.2e-3
+DISK = (
+    1e9,
+    0.2e9,
+)  # bytes a second that are written, and hashed: a good drive of the machine, a network volume
 
 # The longest prompts of our languages have 2.2 to 3.2 characters a token by SmolLM2's tokenizer, and
 # its template adds 25 tokens and 5 a turn; Qwen2.5's is as long, its vocabulary three times as large.
@@ -100,6 +104,9 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     read, scored, unshared = (
         sum(getattr(stage, kind) for stage in sampling) for kind in ("read", "scored", "unshared")
     )
+    disk = disk_sizes(args, model, sizes)
+    fast, slow = (total(disk["disk, checkpoint"]) / rate for rate in DISK)
+    written = ceil(args.total_steps / args.checkpoint_every)  # the last step's too
     lines = [
         f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {model.num_parameters():,} parameters",
         *assumed,
@@ -109,15 +116,15 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
             _line(f"peak of the {phase}", sum_of(sizes, names), _names(sizes, names))
             for phase, names in peaks.items()
         ),
-        *(
-            _line(name, total(size), _formula(size))
-            for name, size in disk_sizes(args, model, sizes).items()
-        ),
+        *(_line(name, total(size), _formula(size)) for name, size in disk.items()),
         f"{'tokens a step':<20}{total(sampled):,} sampled = {_formula(sampled)}, after prompts of "
         f"{' and '.join(str(stage.prompt_tokens) for stage in sampling)}",
         f"{'tokens computed':<20}{read + scored:,} = {read:,} of rollout + {scored:,} of update, each "
         f"prompt once; {unshared:,} if every response had its prompt to itself",
         f"{'seconds a step':<20}{least:.0f} to {most:.0f} of rollout, {update:.0f} of updating, estimated",
+        f"{'writing checkpoints':<20}{fast:.0f} to {slow:.0f} seconds each, at {DISK[0] / 1e9} to {DISK[1] / 1e9} "
+        f"GB/s; {written * fast / 60:.0f} to {written * slow / 60:.0f} minutes of the run for {written}, "
+        f"in which the GPU waits",
         verdict,
     ]
     return "\n".join(fill(line, LINE, subsequent_indent=" " * INDENT) for line in lines), not full

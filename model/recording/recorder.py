@@ -118,9 +118,9 @@ class Recorder:
         saved = {"best": self.best, "tracker": self.tracker.id, "logs": logs}
         state = {**state, "args": self.args.as_saved(), "recorder": saved}
 
-        def fill(folder: Path) -> None:
+        def fill(folder: Path) -> dict[str, str]:
             save_policy(folder)
-            save_state(folder, state)
+            return save_state(folder, state)
 
         size = self.weights_size + state_size(state)
         self.run.checkpoints.save(step, fill, size, self._best_step())

@@ -17,14 +17,19 @@ from pathlib import Path, PurePath
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from model.run.layout import BEST, LATEST
 from utils.files import hidden, is_litter, replace_text, sync
+from utils.tensor_file import save_tensors
 
 MANIFEST, VALUES, TENSORS = "manifest.json", "trainer.json", "trainer.safetensors"
 TENSOR = "tensor "  # in front of a tensor's name, where trainer.json leaves one out
 SLACK = 2**20  # bytes beside weights and state: tokenizer, configuration, manifest
+
+
+# Writes into the folder that it is given. Returns, by name, the SHA-256 of files that it knows already:
+# the others are read for it.
+Fill = Callable[[Path], Mapping[str, str]]
 
 
 class CheckpointError(Exception):
@@ -48,9 +53,8 @@ class Checkpoints:
         numbers = sorted({int(step) for step in found if step.isdecimal()})
         return [step for step in numbers if self.path(step).is_dir()]
 
-    def save(self, step: int, fill: Callable[[Path], None], size: int, best: int | None) -> Path:
-        """Write the checkpoint of `step` and settle on it. fill: writes about `size` bytes into the folder
-        that it is given. best: the step of the best checkpoint. Raises CheckpointError; the checkpoints
+    def save(self, step: int, fill: Fill, size: int, best: int | None) -> Path:
+        """Write the checkpoint of `step` and settle on it. fill: writes about `size` bytes. best: the step of the best checkpoint. Raises CheckpointError; the checkpoints
         before are still there then."""
         folder = self.path(step)
         try:
@@ -163,17 +167,17 @@ def _files(folder: Path) -> list[Path]:
     return [path for path in found if not any(map(is_litter, path.relative_to(folder).parts))]
 
 
-def _write(folder: Path, fill: Callable[[Path], None]) -> None:
+def _write(folder: Path, fill: Fill) -> None:
     """Make a checkpoint that is not there before it is complete. Raises OSError or SafetensorError."""
     partial = hidden(folder)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(exist_ok=True)  # litter may have kept it
-        fill(partial)
+        known = fill(partial)
         files = _files(partial)
         manifest = {
-            path.relative_to(partial).as_posix(): [path.stat().st_size, _digest(path)]
-            for path in files
+            name: [path.stat().st_size, known.get(name) or _digest(path)]
+            for name, path in ((path.relative_to(partial).as_posix(), path) for path in files)
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for path in (*files, partial / MANIFEST, partial):
@@ -212,14 +216,15 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def save_state(folder: Path, state: Mapping) -> None:
-    """Write nested dicts of JSON's types and tensors: the tensors as safetensors, the rest as JSON."""
+def save_state(folder: Path, state: Mapping) -> dict[str, str]:
+    """Write nested dicts of JSON's types and tensors: the tensors as safetensors, the rest as JSON. The
+    SHA-256 of the tensors' file, by its name."""
     tensors: dict[str, torch.Tensor] = {}
 
     def plain(value, name: str):
         """`value` in JSON's types, each tensor replaced by its name. name: the path to the value."""
         if isinstance(value, torch.Tensor):
-            tensors[name] = value.detach().cpu().contiguous()
+            tensors[name] = value
             return TENSOR + name
         if isinstance(value, Mapping):
             return {
@@ -228,8 +233,9 @@ def save_state(folder: Path, state: Mapping) -> None:
         return value
 
     text = json.dumps(plain(state, ""), ensure_ascii=False)
-    save_file(tensors, folder / TENSORS)
+    written = save_tensors(tensors, folder / TENSORS)
     (folder / VALUES).write_text(text + "\n", encoding="utf-8")
+    return {TENSORS: written}
 
 
 def load_values(folder: Path) -> dict:
