@@ -107,12 +107,12 @@ def time_metrics(rollouts: Sequence[Rollout], rollout: float, update: float) -> 
 class SamplingMetrics:
     """What the weights that sampled a step say of it: the mean entropy of a response token, in nats,
     by role, and how far the training forward is from the sampler: the ratio of their probabilities,
-    which is 1 where both compute the same."""
+    which is 1 where both compute the same, and its logarithm."""
 
     def __init__(self) -> None:
         self._entropy = dict.fromkeys(Role, 0.0)
         self._tokens = dict.fromkeys(Role, 0.0)
-        self._difference = self._ratio = self._kl = 0.0
+        self._difference = self._differences = self._ratio = self._kl = 0.0
 
     def add(self, batch: MiniBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
         """logprobs, entropy: (n, length) of the responses of `batch`, whose old ones are the
@@ -120,6 +120,7 @@ class SamplingMetrics:
         mask = batch.response_mask
         log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0).double()
         self._difference = max(self._difference, log_ratio.abs().max().item())
+        self._differences += (log_ratio.abs().sum(1) @ batch.counts.double()).item()
         self._ratio = max(self._ratio, torch.where(mask, log_ratio.exp(), 0.0).max().item())
         self._kl += ((log_ratio.expm1() - log_ratio).sum(1) @ batch.counts.double()).item()
         entropies = (entropy.sum(1) * batch.counts).tolist()
@@ -135,6 +136,7 @@ class SamplingMetrics:
         whole = cls()
         for one in of_processes:
             whole._difference = max(whole._difference, one._difference)
+            whole._differences += one._differences
             whole._ratio = max(whole._ratio, one._ratio)
             whole._kl += one._kl
             for role in Role:
@@ -147,6 +149,7 @@ class SamplingMetrics:
         whole = sum(self._tokens.values())
         metrics = {
             "sampling/logp_difference_max": self._difference,
+            "sampling/logp_difference_mean": self._differences / whole if whole else NAN,
             "sampling/ratio_max": self._ratio,
             "sampling/approx_kl": self._kl / whole if whole else NAN,
         }

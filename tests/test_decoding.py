@@ -112,7 +112,7 @@ def test_rows_are_compared_until_they_have_parted(model, monkeypatch):
 @pytest.mark.parametrize("every", [2, 8])
 def test_how_often_the_ended_are_counted_changes_no_response(model, monkeypatch, every):
     """They are counted at each token on a CPU; those that have ended stay longer otherwise."""
-    prompts, widths, forward = [(5, 6), (7, 8, 9, 10), (11,)] * 8, [], model.forward
+    prompts, widths, forward = [(5, 6), (7, 8, 9, 10), (11,)] * 8, [], model.model.forward
 
     def run():
         widths.clear()
@@ -125,7 +125,7 @@ def test_how_often_the_ended_are_counted_changes_no_response(model, monkeypatch,
         widths.append(len(input_ids))
         return forward(input_ids=input_ids, **kwargs)
 
-    monkeypatch.setattr(model, "forward", counted)
+    monkeypatch.setattr(model.model, "forward", counted)
     wanted, fewest = run(), sum(widths)
     monkeypatch.setattr("model.engine.decoding.COUNT_EVERY", {"cpu": every})
     found = run()
@@ -139,17 +139,17 @@ def test_how_often_the_ended_are_counted_changes_no_response(model, monkeypatch,
 def test_one_mask_serves_all_tokens_and_layers(model, monkeypatch):
     """What attention gets: no mask where no row is padded; else numbers of the model's type, in rows of a
     multiple of 8, which are the same memory for every token."""
-    masks, forward = [], model.forward
+    masks, forward = [], model.model.forward
 
     def seen(attention_mask, **kwargs):
         masks.append(attention_mask)
         return forward(attention_mask=attention_mask, **kwargs)
 
-    monkeypatch.setattr(model, "forward", seen)
+    monkeypatch.setattr(model.model, "forward", seen)
     tokens = torch.tensor([20, 21])
     for prompts, padded in (([(5, 6), (7, 8)], False), ([(5, 6, 7), (8,)], True)):
-        masks.clear()
         _, decoding = prefill(model, prompts, PAD, 6)
+        masks.clear()
         for _ in range(3):
             decoding.extend(None, tokens)
         if not padded:

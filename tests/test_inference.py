@@ -10,6 +10,7 @@ from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
 from buffer.base_buff import collate, microbatches
 from custom_types import Example, Problem, Role, Rollout, TaskType
+from model.engine.likelihood import product
 from model.engine.sampling import sample_tokens
 from model.engine.shared import SharedEngine
 from model.inference import generate, slices, token_logprobs
@@ -126,8 +127,10 @@ def test_chunked_logits_change_neither_value_nor_gradient(qwen, monkeypatch):
     rows = [((3, 4), (5, 6, 7)), ((8,), (9, 10))]
     packed = collate([[example(*row)] for row in rows], PAD)
     results, sizes = [], []
-    head = qwen.get_output_embeddings()
-    hook = head.register_forward_hook(lambda module, hidden, logits: sizes.append(len(logits)))
+    monkeypatch.setattr(
+        "model.engine.likelihood.product",
+        lambda hidden, *others: sizes.append(len(hidden)) or product(hidden, *others),
+    )
     for elements, parts in ((2**27, [5]), (100, [2, 2, 1])):  # 100: two tokens of 50 words
         monkeypatch.setattr("model.engine.shared.LOGIT_CHUNK_ELEMENTS", elements)
         sizes.clear()
@@ -135,7 +138,6 @@ def test_chunked_logits_change_neither_value_nor_gradient(qwen, monkeypatch):
         assert sizes == parts
         gradient = torch.autograd.grad((logprobs + 0.3 * bonus).sum(), list(qwen.parameters()))
         results.append([logprobs.detach(), entropy.detach(), *gradient])
-    hook.remove()
     for whole, chunked in zip(*results, strict=True):
         torch.testing.assert_close(whole, chunked, rtol=1e-6, atol=1e-9)
 
@@ -215,13 +217,14 @@ def test_slices_by_hand(count, most, sizes):
 def test_rows_are_one_until_they_part_and_leave_when_they_have_ended(qwen, monkeypatch):
     """Rows in the model, by hand from the responses: distinct sequences so far of the rows that are
     held, which are those that go on as soon as no more than three quarters of the held ones do."""
-    counts, forward = [], qwen.forward
+    counts, forward = [], qwen.model.forward
 
     def counted(input_ids, **kwargs):
-        counts.append(len(input_ids))
+        if input_ids.shape[1] == 1:  # not the prompts
+            counts.append(len(input_ids))
         return forward(input_ids=input_ids, **kwargs)
 
-    monkeypatch.setattr(qwen, "forward", counted)
+    monkeypatch.setattr(qwen.model, "forward", counted)
     rows = prompts(4) * 8
     responses = run(qwen, rows, n=12, stop_ids=tuple(range(1, 12)))
     held, expected = list(range(32)), []

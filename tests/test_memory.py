@@ -130,13 +130,19 @@ def measured_update(precision: Precision, row=128, floor=0.0, **sizes) -> int:
     return peak_of(microbatch)
 
 
+def widened(precision: Precision, model) -> int:
+    """A CPU has no float32 products of narrow factors: there the output layer's weight is widened."""
+    return 0 if precision is FLOAT32 else 4 * model.get_output_embeddings().weight.numel()
+
+
 def planned_update(precision: Precision, row=128, floor=0.0, **sizes) -> tuple[int, str]:
     """The same, planned, and the moment."""
     model = small(precision, plain=True, **sizes)
     planned = memory.standing_sizes(model, precision, RANK[precision])
     planned |= memory.update_sizes(model, precision, 512, row, RANK[precision], floor)
     moment = memory.fullest_moment(planned, "update")
-    return memory.sum_of(planned, moment) - memory.sum_of(planned, STANDING), moment[-1]
+    beyond = memory.sum_of(planned, moment) - memory.sum_of(planned, STANDING)
+    return beyond + widened(precision, model), moment[-1]
 
 
 WIDE = dict(hidden_size=128, intermediate_size=512, num_hidden_layers=8)
@@ -190,9 +196,9 @@ def test_the_cache_is_the_real_one(precision):
 
 
 @pytest.mark.parametrize("rows, words", [(64, 2000), (16, 16_000)])
-@pytest.mark.parametrize("precision, dtype", [(FLOAT32, torch.float32), (ADAPTERS, torch.bfloat16)])
-def test_sampling_holds_three_float32_tables_and_the_logits(precision, dtype, rows, words):
-    logits, uniform = torch.randn(rows, words).to(dtype), torch.rand(rows)
+@pytest.mark.parametrize("precision", [FLOAT32, ADAPTERS])
+def test_sampling_holds_three_float32_tables_with_the_logits(precision, rows, words):
+    logits, uniform = torch.randn(rows, words), torch.rand(rows)
     parted = torch.arange(rows)
     measured = logits.nbytes + peak_of(lambda: sample_tokens(logits, 1.0, uniform, parted))
     model = small(precision, plain=True, vocab_size=words)
@@ -225,4 +231,5 @@ def test_the_peak_of_a_rollout_is_the_allocators(precision, moment, work, sizes)
     planned |= memory.rollout_sizes(model, precision, Stage(*work), rows)
     names = memory.fullest_moment(planned, "rollout")
     beyond = memory.sum_of(planned, names) - memory.sum_of(planned, memory.STANDING)
+    beyond += widened(precision, model)
     assert names[-1] == moment and beyond == pytest.approx(measured, rel=0.1)

@@ -166,6 +166,8 @@ def test_the_sampler_is_compared_by_ratio_and_by_mean_over_sampled_tokens():
     assert metrics["sampling/ratio_max"] == pytest.approx(0.8)
     assert metrics["sampling/logp_difference_max"] == pytest.approx(math.log(4))
     assert metrics["sampling/approx_kl"] == pytest.approx(kl)
+    mean = (math.log(2) + math.log(1.25) + 3 * math.log(4)) / 5
+    assert metrics["sampling/logp_difference_mean"] == pytest.approx(mean)
     assert metrics["entropy/proposer"] == pytest.approx(1.5)
     assert metrics["entropy/solver"] == pytest.approx(0.5)
 
@@ -177,6 +179,8 @@ def test_what_several_processes_found_is_one_sampler():
     assert metrics["sampling/ratio_max"] == pytest.approx(0.9)
     assert metrics["sampling/logp_difference_max"] == pytest.approx(math.log(4))
     assert metrics["sampling/approx_kl"] == pytest.approx(kl)
+    mean = (2 * math.log(2) + math.log(1.25) + 3 * math.log(4) - math.log(0.9)) / 7
+    assert metrics["sampling/logp_difference_mean"] == pytest.approx(mean)
     assert metrics["entropy/proposer"] == pytest.approx(1.5)
     assert metrics["entropy/solver"] == pytest.approx((3 * 0.5 + 2 * 2.0) / 5)
     backwards = SamplingMetrics.merged(reversed(sampling_by_hand())).metrics()
@@ -185,7 +189,10 @@ def test_what_several_processes_found_is_one_sampler():
 
 def test_a_step_with_no_token_has_no_divergence():
     metrics = SamplingMetrics().metrics()
-    assert math.isnan(metrics["sampling/approx_kl"]) and math.isnan(metrics["entropy/solver"])
+    assert math.isnan(metrics["sampling/approx_kl"])
+    assert math.isnan(metrics["sampling/logp_difference_mean"]) and math.isnan(
+        metrics["entropy/solver"]
+    )
 
 
 # ---------------------------------------------------------------- updates

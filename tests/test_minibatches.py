@@ -80,11 +80,13 @@ def test_the_samplers_logprobs_are_compared_and_train_nothing(warm_tiny, minibat
     differ = {key for key in plain if metrics[key] != plain[key]}
     assert differ == {
         "sampling/ratio_max", "sampling/approx_kl", "sampling/logp_difference_max",
+        "sampling/logp_difference_mean",
     }  # fmt: skip
     ratio = math.exp(-nats)
     assert metrics["sampling/ratio_max"] == pytest.approx(ratio, rel=1e-4)
     assert metrics["sampling/approx_kl"] == pytest.approx(ratio - 1 + nats, rel=1e-4)
-    assert metrics["sampling/logp_difference_max"] == pytest.approx(0.5, rel=1e-4)
+    for key in ("max", "mean"):
+        assert metrics[f"sampling/logp_difference_{key}"] == pytest.approx(0.5, rel=1e-4)
 
 
 class OneLaterMinibatchShifted(SharedEngine):

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from buffer.packing import fill_rows, pack
+from model.engine.likelihood import OutputLayer
 from model.engine.sampling import Draws
 
 MOST_POSITIONS = 4096  # of a row of packed prompts
@@ -27,7 +28,7 @@ class Decoding:
         self, model, cache: Cache, lengths: Tensor, width: int, room: int, dtype: torch.dtype
     ):
         self.cache, self.width = cache, width
-        self._model = model
+        self._model, self._output = model, OutputLayer(model)
         self.positions = lengths[:, None]
         # One mask for all layers and tokens: what comes is seen, so that it only grows. Attention kernels
         # want rows of a multiple of 8, and numbers of their own type.
@@ -44,7 +45,7 @@ class Decoding:
         if parents is not None:
             self.select(parents)
         self.width += 1
-        output = self._model(
+        output = self._model.base_model(
             input_ids=tokens[:, None],
             attention_mask=None if self.mask is None else self.mask[..., : self.width],
             position_ids=self.positions,
@@ -52,7 +53,11 @@ class Decoding:
             use_cache=True,
         )
         self.positions = self.positions + 1
-        return output.logits[:, -1]
+        return self.logits(output.last_hidden_state[:, -1])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of the last hidden states (n, width)."""
+        return self._output.logits(hidden)
 
     def select(self, parents: Tensor) -> None:
         """Keep these rows, in this order, one of them perhaps more than once."""
@@ -117,7 +122,7 @@ def prefill(
         dtype = own.rooms[0].dtype
     hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
     decoding = Decoding(model, cache, lengths, longest, longest + more, dtype)
-    return model.get_output_embeddings()(hidden), decoding
+    return decoding.logits(hidden), decoding
 
 
 class _RowLayer(DynamicLayer):

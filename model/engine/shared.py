@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from buffer.base_buff import collate, microbatches
 from custom_types import Example, MiniBatch, Response
 from model.engine.decoding import decode_apart, prefill
-from model.engine.likelihood import ChoiceLikelihood
+from model.engine.likelihood import OutputLayer
 from model.engine.protocol import Engine, Scores
 from model.engine.sampling import Draws
 
@@ -75,20 +75,20 @@ class SharedEngine(Engine):
         ).last_hidden_state
         mask, targets = batch.response_mask, batch.targets[batch.response_mask]
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.sources[mask])
-        head = self.model.get_output_embeddings()
-        words = getattr(head, "out_features", None) or self.model.config.vocab_size
-        chunk = max(1, LOGIT_CHUNK_ELEMENTS // words)
+        output = OutputLayer(self.model)
+        chunk = max(1, LOGIT_CHUNK_ELEMENTS // output.words)
         chunks = list(zip(hidden.split(chunk), targets.split(chunk), strict=True))
-        settings = head, temperature, floor
+        settings = temperature, floor
         found = [
-            checkpoint(_likelihood, *one, *settings, use_reentrant=False) for one in chunks[:-1]
+            checkpoint(_likelihood, output, *one, *settings, use_reentrant=False)
+            for one in chunks[:-1]
         ]
         # The backward pass begins with the last chunk: nothing to recompute.
-        found.append(_likelihood(*chunks[-1], *settings))
+        found.append(_likelihood(output, *chunks[-1], *settings))
         return Scores.at(mask, map(torch.cat, zip(*found, strict=True)))
 
 
 def _likelihood(
-    hidden: Tensor, targets: Tensor, head, temperature: float, floor: float
+    output: OutputLayer, hidden: Tensor, targets: Tensor, temperature: float, floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return ChoiceLikelihood.apply(head(hidden), targets, temperature, floor)
+    return output.likelihood(hidden, targets, temperature, floor)

@@ -165,10 +165,9 @@ def update_sizes(
         copies = [(model.num_parameters(), 4 - compute)]
         masks = 1 + layers * compute
     chunk = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
-    # Forward: the logits, what is made of them and their powers; with a floor, those of the likely
-    # tokens too. Backward: three tables, and one of the logits' type where that is narrower.
-    forward = compute + (12 if entropy_floor else 8)
-    backward = max(forward, 12 + (4 - compute))
+    # Tables of float32. Forward: z and its powers; with a floor, those of the likely tokens too.
+    # Backward: z, its gradient and a factor.
+    forward, backward = (12 if entropy_floor else 8), 12
     ends = (positions, hidden, 12)  # what the last layer and the last norm give
     return {
         "activations kept": kept,
@@ -200,7 +199,7 @@ def rollout_sizes(
         "KV cache": [(responses, length, cached, precision.compute)],
         # A layer's cache made anew when rows part: its keys, values, and what is copied into them.
         "copied layer": [(responses, length, keys, 3, precision.compute)],
-        "sampling": [(responses, model.config.vocab_size, 12 + precision.compute)],
+        "sampling": [(responses, model.config.vocab_size, 12)],
     }
 
 

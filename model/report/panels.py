@@ -92,7 +92,14 @@ UPDATE = [
     Panel("Clip ratio", {"of tokens": "clip_ratio"}, "share of tokens"),
     Panel("Largest ratio ρ", {"largest": "ratio_max"}, "ratio"),
     Panel("KL estimate", {"mean of tokens": "approx_kl"}, "nats"),
-    Panel("Sampler against training forward", {"largest": "sampling/logp_difference_max"}, "nats"),
+    Panel(
+        "Sampler against training forward",
+        {
+            "largest": "sampling/logp_difference_max",
+            "mean of tokens": "sampling/logp_difference_mean",
+        },
+        "nats",
+    ),
     Panel("Learning rate", {"learning rate": "learning_rate"}, "learning rate"),
 ]
 SPEED = Panel("Speed", {"speed": "perf/tokens_per_second"}, "response tokens a second")
