@@ -290,7 +290,8 @@ class Policy:
     stop_ids: every id that ends a response. pad_id: what fills padded rows (never read).
     prompts: the prompt language this policy was made for. origin: of a policy with adapters, what
     `model/policy/origin.py` says of the frozen weights and the tokenizer. engine: how it samples and
-    scores, "shared" or "plain"; `model/engine/probe.py` decides it.
+    scores, "shared" or "plain"; `model/engine/probe.py` decides it. decode: how the shared one decodes,
+    "eager" or "graph".
     """
 
     name: str
@@ -301,3 +302,4 @@ class Policy:
     pad_id: int
     origin: dict[str, Any] | None = None
     engine: str = "shared"
+    decode: str = "eager"

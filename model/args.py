@@ -26,7 +26,7 @@ from model.presets import language_by_name, preset
 from prime_inversion import all_problems, evaluated_problems
 
 NEWEST = "newest"  # --resume without a path
-AUTO = "auto"  # a number that the run finds by measuring
+AUTO = "auto"  # a value that the program chooses
 FOLLOWERS = "yoked", "replayed"  # the proposers of a run that follows another
 
 
@@ -118,6 +118,14 @@ class AZRArgs(Flags):
         "what samples and scores; shared: what sequences have in common is computed once; plain: one row "
         "for each response, for any model; auto: shared where a trial shows that it equals the model itself",
         choices=("auto", "plain", "shared"),
+    )
+    decode: str = flag(
+        "auto",
+        "how the shared engine samples once no two rows are the same; eager: through the model itself; graph: "
+        "a GPU records a token's work and repeats it, for Qwen2 and Llama models without adapters; auto: "
+        "eager, as no GPU has timed the other yet",
+        choices=("auto", "eager", "graph"),
+        changeable=True,
     )
     temperature: float = flag(
         1.0, "temperature of sampling, and of the probabilities in the update", least=0.01, most=100
@@ -264,6 +272,10 @@ class AZRArgs(Flags):
             raise ArgumentError(
                 "--proposer none --refill none: must have one of them, or nothing is ever trained on"
             )
+        if self.decode == "graph" and self.engine == "plain":
+            raise ArgumentError(
+                "--decode graph --engine plain: must have --engine shared or auto, whose decoding it is"
+            )
         if self.advantage == "grpo" and not self.train_attempts:
             raise ArgumentError(
                 "--advantage grpo --no-train-attempts: must have --train-attempts, or there is no "
@@ -305,6 +317,11 @@ class AZRArgs(Flags):
     def warm_starts(self) -> bool:
         """Only a random network needs to be taught the format."""
         return self.model in EMBEDDED_MODELS and self.warm_start_steps > 0
+
+    @property
+    def decodes(self) -> str:
+        """What --decode auto means, or what is given."""
+        return "eager" if self.decode == AUTO else self.decode
 
     @property
     def reward_settings(self) -> dict:

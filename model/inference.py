@@ -3,7 +3,8 @@
 `generate` samples from softmax(logits / temperature) and from nothing else: no setting of a
 checkpoint's generation config takes part, and every row has its own uniform numbers, so that how
 rows are sliced changes no row. `token_logprobs` scores stored tokens under the same distribution, with
-or without gradient. Who computes it is an engine, `model/engine/plain.py` or `model/engine/shared.py`.
+or without gradient. Who computes it is an engine, `model/engine/plain.py` or `model/engine/shared.py`, the latter perhaps with the decoding of
+`model/engine/static.py`.
 """
 
 from collections.abc import Sequence
@@ -16,18 +17,25 @@ from custom_types import Policy, Prompt, Response, Rollout
 from model.engine.plain import PlainEngine, token_logprobs
 from model.engine.protocol import Engine
 from model.engine.shared import SharedEngine
+from model.engine.static import StaticEngine
 from model.policy.modes import evaluating
 from utils.processes import gather, share
 from utils.string_formatting import decode
 
-__all__ = ["ENGINES", "engine_of", "generate", "rollout", "token_logprobs"]
+__all__ = ["ENGINES", "engine_of", "engine_type", "generate", "rollout", "token_logprobs"]
 
 ENGINES: dict[str, type[Engine]] = {"plain": PlainEngine, "shared": SharedEngine}
 
 
+def engine_type(policy: Policy) -> type[Engine]:
+    """The engine that a policy names, with the decoding that it names."""
+    named = ENGINES[policy.engine]
+    return StaticEngine if named is SharedEngine and policy.decode == "graph" else named
+
+
 def engine_of(policy: Policy) -> Engine:
-    """The engine that a policy names, around its model."""
-    return ENGINES[policy.engine](policy.model, policy.stop_ids, policy.pad_id)
+    """That engine around the policy's model."""
+    return engine_type(policy)(policy.model, policy.stop_ids, policy.pad_id)
 
 
 def slices(count: int, most: int) -> list[slice]:
@@ -97,7 +105,7 @@ def rollout(
         pad_id=policy.pad_id,
         max_rows=max_rows,
         generator=generator,
-        engine=ENGINES[policy.engine],
+        engine=engine_type(policy),
     )
     texts = decode(policy.tokenizer, responses)
     return list(map(Rollout.of, prompts, responses, texts))

@@ -223,7 +223,8 @@ def _with_engine(
     is made for the shared engine, and needs no trial."""
     if args.model not in EMBEDDED_MODELS:
         return fitted(policy, renderer, args)
-    return replace(policy, engine="plain" if args.engine == "plain" else "shared"), None
+    engine = "plain" if args.engine == "plain" else "shared"
+    return replace(policy, engine=engine, decode=args.decodes), None
 
 
 def _loop(

@@ -70,6 +70,11 @@ class Decoding:
             self.mask = self.mask[parents]
             self._forget_mask()
 
+    def rooms(self) -> list[list[Tensor]]:
+        """Of each layer the keys and the values (rows, heads, room, dim); the first `width` of the room
+        are taken."""
+        return [layer.rooms for layer in self.cache.layers if isinstance(layer, _RowLayer)]
+
     def _forget_mask(self) -> None:
         """Where no row is padded, attention is faster without one."""
         if bool((self.positions == self.width).all()):

@@ -18,6 +18,7 @@ from model.args import AZRArgs
 from model.engine.plain import PlainEngine
 from model.engine.protocol import Engine
 from model.engine.shared import SharedEngine
+from model.engine.static import StaticEngine, static_fault
 from model.policy.limits import longest_prompts, narrow_window, require_positions
 from model.policy.modes import evaluating
 from model.policy.prompt_check import require_prompts
@@ -35,7 +36,7 @@ NEVER = (-1,)  # stop ids: no token ends a response
 def fitted(
     policy: Policy, renderer: PromptRenderer, args: AZRArgs, roles: Sequence[Role] = ROLES
 ) -> tuple[Policy, str | None]:
-    """The policy with the engine that `args.engine` asks for, and with auto, where that is not the
+    """The policy with the engine that `args.engine` and `args.decode` ask for, and with auto, where that is not the
     shared one, a line on why. Raises PolicyError where a policy cannot play `roles` with these
     arguments, or no such engine fits its model.
 
@@ -45,11 +46,17 @@ def fitted(
     prompts = longest_prompts(renderer, args, roles)
     require_prompts(policy, renderer, prompts)
     require_positions(policy, prompts)
-    fault = None
+    fault, policy = None, replace(policy, decode=args.decodes)
+    if policy.decode == "graph":
+        require_static(policy)
     if args.engine != "plain":
         fault = shared_fault(policy, prompts, args)
         if fault is None:
             return replace(policy, engine="shared"), None
+        if policy.decode == "graph":
+            raise PolicyError(
+                f"--decode graph: must be eager or auto for --model {policy.name}; {fault}"
+            )
         if args.engine == "shared":
             raise PolicyError(
                 f"--engine shared: must be plain or auto for --model {policy.name}; {fault}"
@@ -62,14 +69,24 @@ def fitted(
     return replace(policy, engine="plain"), fault and f"engine plain, since {fault}"
 
 
+def require_static(policy: Policy) -> None:
+    """Raise PolicyError unless a GPU can record how the policy decodes."""
+    fault = static_fault(policy.model)
+    if fault is not None:
+        raise PolicyError(
+            f"--decode graph: must be eager or auto for --model {policy.name}; {fault}"
+        )
+
+
 def shared_fault(policy: Policy, prompts: Sequence[Prompt], args: AZRArgs) -> str | None:
     """Why the shared engine does not fit a policy's model, in words; None where it does. A window and a
     cap of logits are looked for by themselves: weights that have not learned to use them yet would hide
     them from the comparison."""
+    engine = StaticEngine if policy.decode == "graph" else SharedEngine
     return (
         narrow_window(policy, prompts)
         or _tried(_head_fault, policy, prompts)
-        or _tried(_fault, policy, SharedEngine, prompts, args)
+        or _tried(_fault, policy, engine, prompts, args)
     )
 
 

@@ -67,7 +67,7 @@ class Draws:
         token, logprob = sample_tokens(logits, self.temperature, drawn, rows)
         token = token.masked_fill(self.ended, self.pad_id)
         self.tokens[self.held, self.step], self.logprobs[self.held, self.step] = token, logprob
-        self.ended |= torch.isin(token, self.stops)
+        self.ended |= are_stops(token, self.stops)
         self.step += 1
         return token
 
@@ -96,10 +96,15 @@ class Draws:
         return responses(self.tokens[drawn], self.logprobs[drawn], self.stop_ids)
 
 
+def are_stops(tokens: Tensor, stops: Tensor) -> Tensor:
+    """Which of the tokens, of any shape, are among stops (m,): bool."""
+    return (tokens[..., None] == stops).any(-1)
+
+
 def responses(tokens: Tensor, logprobs: Tensor, stop_ids: Sequence[int]) -> list[Response]:
     """Rows (n, T) of sampled tokens and their log-probabilities, each up to and including its first
     stop id."""
-    is_stop = torch.isin(tokens, torch.tensor(stop_ids, device=tokens.device))
+    is_stop = are_stops(tokens, torch.tensor(stop_ids, device=tokens.device))
     finished = is_stop.any(1)
     lengths = torch.where(finished, is_stop.int().argmax(1) + 1, tokens.shape[1])
     return [

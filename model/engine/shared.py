@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from buffer.base_buff import collate, microbatches
 from custom_types import Example, MiniBatch, Response
-from model.engine.decoding import decode_apart, prefill
+from model.engine.decoding import Decoding, decode_apart, prefill
 from model.engine.likelihood import OutputLayer
 from model.engine.protocol import Engine, Scores
 from model.engine.sampling import Draws
@@ -55,10 +55,15 @@ class SharedEngine(Engine):
                 del logits  # a table of the vocabulary
                 draws.hold_one_each(rows, len(distinct))
                 decoding.select(parents)
-                decode_apart(decoding, draws, tokens)
+                self._decode(decoding, draws, tokens)
                 break
             logits = decoding.extend(parents, tokens)
         return draws.responses()
+
+    def _decode(self, decoding: Decoding, draws: Draws, tokens: Tensor) -> None:
+        """Draw all that is left to draw, where each row is of one response; tokens (rows,): what was
+        drawn last."""
+        decode_apart(decoding, draws, tokens)
 
     def batches(self, examples: Sequence[Example], max_tokens: int) -> list[MiniBatch]:
         """Rows of prefix trees, as long as it pays to share."""

@@ -69,7 +69,7 @@ class Recorder:
                     print(sentence, file=sys.stderr)
             if self.args.total_steps > (step or 0):
                 self.run.checkpoints.require_room(self.weights_size + moments_size)
-            self.run.write_config(self.args, device, policy.engine, step)
+            self.run.write_config(self.args, device, policy.engine, policy.decode, step)
         self.console.start(policy, device)
         if self.resumption is not None:
             before = FinishedRun(self.run.path).metrics
