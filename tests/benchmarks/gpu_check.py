@@ -20,15 +20,14 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "benchmarks")]
 
-from utils.threads import spare_neighbours
-
-spare_neighbours()  # before torch loads
+import_module("model")  # which settles how threads and memory work, before torch loads
 
 import torch
 from gpu import attention, exact, runs, speed
@@ -135,6 +134,8 @@ def inside(part: str, args: GpuCheckArgs, sender: Connection) -> None:
     except Exception as error:
         traceback.print_exc()
         ended, reason = FAILED, in_short(error)
+        with suppress(Exception):  # after an error of CUDA nothing may work
+            say(bench.memory(), "memory then, GiB")
     sender.send((None, (ended, reason)))
 
 
@@ -204,7 +205,8 @@ def figure(value) -> str:
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
     if isinstance(value, list):
-        return in_cell("; ".join(map(str, value)))
+        more = f" and {len(value) - 1} more" if len(value) > 1 else ""
+        return in_cell(f"{value[0]}{more}")
     return f"{value:,}" if isinstance(value, int) else in_cell(str(value))
 
 

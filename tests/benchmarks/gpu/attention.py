@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from math import inf
 
 import torch
+from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -27,7 +28,9 @@ CHOICES = {
 }
 # What of a GPU kernel's name tells whose it is; cuDNN's hold the word flash too.
 KERNELS = {"cudnn": CUDNN, "fmha_cutlass": EFFICIENT, "fmha": EFFICIENT, "flash": FLASH}
-READ, DECODED, UPDATED = "prompts read", "a decoded token", "an update"
+READ, DECODED, UPDATED = "prompts and updates read", "a decoded token", "an update's gradient"
+RAN = "kernels that the GPU ran"
+WORDS = 1024  # of the model that is looked at
 MOST_ATTENTION = 0.1  # how far gradients of bfloat16 may be from those of float32, of their length
 PLANNED_TOKENS = 20
 
@@ -47,84 +50,78 @@ def kind_of_kernel(kernel: str) -> str | None:
 
 def attention(bench: Bench) -> None:
     """A model of one layer and of the real heads does what the real one does: it reads prompts, decodes
-    and is updated."""
-    policy = bench.policy(num_hidden_layers=1, vocab_size=1024, intermediate_size=256)
+    and is updated. It is asked as torch is by default, and as the project has it."""
+    policy = bench.policy(num_hidden_layers=1, vocab_size=WORDS, intermediate_size=256)
     _work(bench, policy, bench.sizes.lengths[0])  # kernels are loaded when they are first used
-    for allowed in (True, False):
+    for setting, allowed in {"by default": True, "without cuDNN": False}.items():
         torch.backends.cuda.enable_cudnn_sdp(allowed)
-        setting = "cuDNN allowed, torch's default" if allowed else "cuDNN off"
-        _kernels(bench, policy, setting, must_hold=not allowed)
         if bench.cuda:
             _planning(bench, policy, setting)
+        found: dict[str, set[str]] = {}
+        for use, kind, shapes in _kernels(bench, policy):
+            found.setdefault(use, set()).add(kind)
+            bench.say(shapes, setting, use, kind)
+        for use, kinds in {} if allowed else found.items():
+            wrong = kinds & UNWANTED
+            bench.require(not wrong, setting, use, otherwise=" and ".join(sorted(wrong)))
     for length in bench.sizes.masks:
         _gradients(bench, length)
 
 
-def _kernels(bench: Bench, policy: Policy, setting: str, must_hold: bool) -> None:
+def _kernels(bench: Bench, policy: Policy) -> Iterator[tuple[str, str, list[str]]]:
+    """What attention is used for, a kind of kernel that it got, and the shapes that got it; and by the
+    names of the kernels that the GPU ran."""
+    shapes, ran = defaultdict(set), defaultdict(set)
     for length in bench.sizes.lengths:
         bench.check_time()
         events = bench.traced(lambda length=length: _work(bench, policy, length))
-        for shapes, kinds in sorted(_by_shape(events).items()):
-            if must_hold:
-                bench.require(
-                    not kinds & UNWANTED, setting, *shapes, otherwise=", ".join(sorted(kinds))
-                )
-            bench.say(" and ".join(sorted(kinds)), setting, *shapes, "kernel")
-        names = {event.name for event in events}
-        backward = {kind_of_choice(name) for name in names if "backward" in name} - {None}
-        bench.say(" and ".join(sorted(map(str, backward))), setting, f"backward, {length}")
-        launched = {name: kind_of_kernel(name) for name in names if not name.startswith("aten::")}
-        of_attention = {name[:100]: kind for name, kind in launched.items() if kind}
-        if bench.cuda:
-            bench.say(sorted(of_attention), setting, f"GPU kernels, {length}")
-        if must_hold:
-            found = {*backward, *of_attention.values()} & UNWANTED
-            bench.require(
-                not found, setting, f"kernels, {length}", otherwise=", ".join(map(str, found))
-            )
+        for use, kind, shape in chosen(events):
+            shapes[use, kind].add(shape)
+        for event in events:
+            kind = kind_of_kernel(event.name)
+            if event.device_type == DeviceType.CUDA and kind:
+                ran[kind].add(event.name[:120])
+    for (use, kind), found in shapes.items():
+        yield use, kind, sorted(found)
+    for kind, names in ran.items():
+        yield RAN, kind, sorted(names)
 
 
 def _work(bench: Bench, policy: Policy, length: int) -> None:
-    """Prompts of a length are read and answered, some that share most of it and some that share nothing;
+    """Prompts of a length are read and answered, some that share nothing and some that share most of it;
     and a microbatch is differentiated."""
-    rows = bench.sizes.rows[-2]
     engine = SharedEngine(policy.model, NEVER, policy.pad_id)
-    alone = _small(bench.prompts(rows, length))
+    alone = bench.prompts(bench.sizes.width, length, words=WORDS)
     common = alone[0][: length * 9 // 10]
     sharing = [common + prompt[len(common) :] for prompt in alone]
-    examples = bench.examples(8, length)
+    batches = engine.batches(bench.examples(8, length, words=WORDS), bench.args().microbatch_tokens)
+    batch = batches[0].to(bench.device)
     with bench.autocast():
         for prompts in (alone, sharing):
-            uniform = torch.rand(len(prompts), 4, device=bench.device)
-            engine.sample(prompts, uniform, 1.0)
-    batch = engine.batches(examples, bench.args().microbatch_tokens)[0].to(bench.device)
-    # The vocabulary here is smaller than the one that the examples are drawn from.
-    batch.input_ids.remainder_(1024)
-    batch.targets.remainder_(1024)
-    with bench.autocast():
+            engine.sample(prompts, torch.rand(len(prompts), 4, device=bench.device), 1.0)
         loss = engine.score(batch, 1.0).logprobs.sum()
     loss.backward()
     policy.model.zero_grad()
 
 
-def _small(prompts: Iterable[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    return [tuple(word % 1024 for word in prompt) for prompt in prompts]
-
-
-def _by_shape(events: Iterable[FunctionEvent]) -> dict[tuple[str, ...], set[str]]:
-    """Which kernels each shape of a call got, by the call's use and its shapes in words."""
-    found = defaultdict(set)
+def chosen(events: Iterable[FunctionEvent]) -> Iterator[tuple[str, str, str]]:
+    """Of each call of attention what it is for, the kind of kernel that torch chose, and the shapes."""
     for event in events:
         inner = list(_below(event))
+        kind = kind_of_choice(event.name)
+        if kind and event.name.endswith("_backward"):
+            yield UPDATED, kind, f"gradient {tuple(event.input_shapes[0])}"
         if event.name != CALL or any(one.name == CALL for one in inner):
             continue  # autocast's, which calls again
-        query, keys = event.input_shapes[0], event.input_shapes[1]
-        masks = event.input_shapes[3] if len(event.input_shapes) > 3 else None
-        use = DECODED if query[2] == 1 else READ
-        mask = f"mask {tuple(masks)}" if masks else "no mask"
+        query, keys, _, *others = event.input_shapes
+        mask = f"mask {tuple(others[0])}" if others and others[0] else "no mask"
         kinds = {kind_of_choice(one.name) for one in inner} - {None}
-        found[use, f"queries {tuple(query)}, keys {tuple(keys)}, {mask}"] |= kinds or {OTHER}
-    return found
+        for kind in kinds or {OTHER}:
+            yield (
+                DECODED if query[2] < keys[2] else READ,
+                str(kind),
+                f"queries {tuple(query)}, keys {tuple(keys)}, {mask}",
+            )
 
 
 def _below(event: FunctionEvent) -> Iterator[FunctionEvent]:
@@ -135,9 +132,9 @@ def _below(event: FunctionEvent) -> Iterator[FunctionEvent]:
 
 def _planning(bench: Bench, policy: Policy, setting: str) -> None:
     """Milliseconds a token while each is a new shape, and when all have been seen before."""
-    rows, length = bench.sizes.rows[-2], 260
+    rows, length = bench.sizes.width, 260  # which no other part of this has
     engine = SharedEngine(policy.model, NEVER, policy.pad_id)
-    prompts = _small(bench.prompts(rows, length))
+    prompts = bench.prompts(rows, length, words=WORDS)
     uniform = torch.rand(rows, 1 + PLANNED_TOKENS, device=bench.device)
 
     def sample(tokens: int) -> float:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from helpers.chat_models import byte_tokenizer
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from constants import CARDS, CUDA_MODEL, SHAPES
 from custom_types import TASKS, Example, Policy, Role, Rollout
@@ -45,22 +45,25 @@ class OutOfTime(Exception):
 class Sizes:
     """How large everything is.
 
-    shape: the model's config. settings: what of the chat preset is changed. rows: what is decoded at a
-    time. profiled: of these, what is looked into. question, request: the prompts' tokens, of a solver and
-    of a proposer. read: how many requests are read together. tokens: how many are decoded in the shorter
-    and in the longer of two rollouts. lengths: prompts before the decoded tokens whose attention is looked at, so
-    that one of these tokens has a mask of 64 modulo 128 positions. masks: lengths of a mask of that kind.
-    matrix: the side of the matrices whose product is timed. steps: before and after a run is stopped.
+    shape: the model's config. settings: what of the chat preset is changed. rows: how many are decoded at
+    a time. width: of these, as many as a slice of a step has. profiled: of these, what is looked into.
+    question, request: tokens of the longest prompt of a solver and of a proposer. read: how many requests
+    are read together. tokens: how many are decoded in the shorter and in the longer of two rollouts.
+    responses: how many examples a microbatch is made of, and their tokens. lengths: of the prompts whose
+    attention is looked at: so that the keys of a decoded token, and a row of an update, are 64 modulo
+    128 once. masks: lengths of that kind. matrix: the side of the matrices whose product is timed.
     """
 
     shape: dict[str, Any]
     settings: dict[str, Any]
     rows: tuple[int, ...]
+    width: int
     profiled: tuple[int, ...]
     question: int
     request: int
     read: int
     tokens: tuple[int, int]
+    responses: tuple[int, int]
     lengths: tuple[int, ...]
     masks: tuple[int, ...]
     matrix: int
@@ -71,12 +74,14 @@ LARGE = Sizes(
     shape=SHAPES[CUDA_MODEL],
     settings={},
     rows=(8, 96, 384, 432, 864),
+    width=432,
     profiled=(96, 432),
     question=222,
     request=415,
     read=384,
     tokens=(8, 24),
-    lengths=(222, 318, 446, 733),
+    responses=(64, 512),
+    lengths=(222, 290, 318, 733),
     masks=(448, 4032),
     matrix=8192,
 )
@@ -103,11 +108,13 @@ SMALL = Sizes(
         eval_problems=2,
     ),
     rows=(8, 16),
+    width=8,
     profiled=(8,),
     question=22,
     request=41,
     read=16,
     tokens=(2, 6),
+    responses=(16, 8),
     lengths=(22, 62),
     masks=(64,),
     matrix=512,
@@ -125,14 +132,17 @@ class Bench:
         say: Callable[..., None],
         options: Any,
     ):
+        torch.backends.cuda.enable_cudnn_sdp(False)  # as model/train.py has it
         self.device, self.sizes, self.options = device, sizes, options
         self.cuda = device.type == "cuda"
         self._say, self.until = say, time.monotonic() + seconds
         self.faults: list[str] = []
 
     def say(self, value: Any, *name: str) -> None:
-        """Keep a figure under its name, which has one or more words."""
-        self._say(value, *name)
+        """Keep a figure under its name, which has one or more words. One that is not finite is kept as a
+        text: JSON has no such numbers."""
+        broken = isinstance(value, float) and not math.isfinite(value)
+        self._say(str(value) if broken else value, *name)
 
     def require(self, holds: bool, *name: str, otherwise: str) -> None:
         """Keep whether something holds; a part of which something does not is `wrong`."""
@@ -228,18 +238,19 @@ class Bench:
         model.generation_config.eos_token_id = stops[0]
         return Policy("random", model, tokenizer, CHAT, stops, tokenizer.pad_token_id)
 
-    def prompts(self, rows: int, tokens: int, copies: int = 1) -> list[tuple[int, ...]]:
-        """Random prompts, each `copies` times."""
-        rng, words = Random(rows * tokens), self.sizes.shape["vocab_size"]
-        distinct = [
-            tuple(rng.randrange(words) for _ in range(tokens))
-            for _ in range(max(1, rows // copies))
-        ]
+    def prompts(
+        self, rows: int, tokens: int, *, copies: int = 1, words: int | None = None
+    ) -> list[tuple[int, ...]]:
+        """Random prompts of several lengths, the longest of `tokens`, each `copies` times. words: how many
+        the model has, if not those of the shape."""
+        rng, words = Random(rows * tokens), words or self.sizes.shape["vocab_size"]
+        lengths = [tokens - index % max(1, tokens // 8) for index in range(max(1, rows // copies))]
+        distinct = [tuple(rng.randrange(words) for _ in range(length)) for length in lengths]
         return [prompt for prompt in distinct for _ in range(copies)][:rows]
 
-    def examples(self, number: int, response: int) -> list[Example]:
-        """Random ones of equal length, from questions and requests by turns."""
-        rng, words = Random(number), self.sizes.shape["vocab_size"]
+    def examples(self, number: int, response: int, *, words: int | None = None) -> list[Example]:
+        """Random ones, from questions and requests by turns, whose responses are equally long."""
+        rng, words = Random(number), words or self.sizes.shape["vocab_size"]
 
         def ids(length: int) -> tuple[int, ...]:
             return tuple(rng.randrange(words) for _ in range(length))
@@ -266,6 +277,15 @@ def prompt_tokenizer() -> PreTrainedTokenizerBase:
 
 
 PIECES = 370
+
+
+def multiplied(model: PreTrainedModel) -> tuple[int, int]:
+    """How many weights a token is multiplied with in a model's layers, and how many in its output layer. A
+    word that is read is looked up."""
+    head = model.get_output_embeddings().weight.numel()
+    embedding = model.get_input_embeddings().weight.numel()
+    tied = model.config.tie_word_embeddings
+    return model.num_parameters() - embedding - (0 if tied else head), head
 
 
 def card_memory() -> float:

@@ -5,7 +5,8 @@ All are compared with the plain engine on a CPU in float64.
 """
 
 import copy
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import astuple, replace
 
 import torch
 from torch import Tensor
@@ -13,11 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from custom_types import Example
 from gpu.bench import NEVER, Bench
+from gpu.speed import decoders
 from model.engine.protocol import Engine
 from model.inference import ENGINES
 from model.policy.modes import recompute_activations
 
 WORDS = 512
+SCORERS = {name: ENGINES[name] for name in ("plain", "shared")}
 SHAPE = dict(
     model_type="qwen2",
     vocab_size=WORDS,
@@ -30,7 +33,7 @@ SHAPE = dict(
     tie_word_embeddings=True,
     initializer_range=0.0625,  # as `embedded_policy` has it: what a model says depends on what it reads
 )
-COPIES, RESPONSE, POSITIONS = 4, 24, 2048
+QUESTIONS, COPIES, QUESTION, RESPONSE, POSITIONS = 6, 4, 60, 24, 2048
 # In nats, and of the gradient's length. What bfloat16 may do beside the plain engine is a factor.
 MOST_LOGPROB, MOST_GRADIENT, MOST_FACTOR = 2e-4, 2e-4, 2.0
 
@@ -44,40 +47,28 @@ def exact(bench: Bench) -> None:
     examples = _examples(bench)
     truth = _scored(copy.deepcopy(model).double(), ENGINES["plain"], examples, autocast=False)
     recompute_activations(model)
+    samplers = {"plain": ENGINES["plain"], **decoders(bench)}
     devices = ["cpu", *(["cuda"] if bench.cuda else [])]
     for device in devices:
         model.to(device)
         for precision in ("float32", "bfloat16 autocast"):
-            found = {}
-            for name, engine in ENGINES.items():
+            found, autocast = {}, precision != "float32"
+            for name, engine in SCORERS.items():
                 bench.check_time()
-                autocast = precision != "float32"
                 found[name] = _scored(model, engine, examples, autocast)
                 _say(bench, found[name], truth, device, precision, f"{name}, from float64")
             _say(bench, found["shared"], found["plain"], device, precision, "shared from plain")
             _require(bench, found, truth, device, precision)
-        _sampling(bench, model, device)
+            _sampling(bench, model, samplers, device, precision, autocast=autocast)
 
 
 def _examples(bench: Bench) -> list[Example]:
     """Questions with several responses each, whose gradients weigh differently."""
-    made = bench.examples(COPIES * 6, RESPONSE)
-    rollouts = [example.rollout for example in made]
-    prompts = [
-        tuple(word % WORDS for word in rollouts[index // COPIES].prompt_ids)
-        for index in range(len(made))
-    ]
+    prompts = bench.prompts(QUESTIONS * COPIES, QUESTION, copies=COPIES, words=WORDS)
+    made = bench.examples(len(prompts), RESPONSE, words=WORDS)
     return [
-        replace(
-            example,
-            rollout=replace(
-                example.rollout,
-                prompt_ids=prompt,
-                response_ids=tuple(word % WORDS for word in example.rollout.response_ids),
-            ),
-            weight=float(number),  # by which it is known
-        )
-        for number, (example, prompt) in enumerate(zip(made, prompts, strict=True))
+        replace(one, rollout=replace(one.rollout, prompt_ids=prompt), weight=float(number))
+        for number, (one, prompt) in enumerate(zip(made, prompts, strict=True))
     ]
 
 
@@ -126,16 +117,33 @@ def _require(bench: Bench, found: dict, truth, device: str, precision: str) -> N
         bench.require(holds, device, precision, name, otherwise=said)
 
 
-@torch.no_grad()
-def _sampling(bench: Bench, model, device: str) -> None:
-    """Whether both engines sample the same tokens of the same numbers, in float32."""
+def _sampling(
+    bench: Bench, model, engines: Mapping[str, type[Engine]], *where: str, autocast: bool
+) -> None:
+    """How many tokens each engine samples as the plain one does, of the same numbers; and how far the
+    log-probabilities that it sampled by are from those of scoring, which training begins with."""
     prompts = [example.rollout.prompt_ids for example in _examples(bench)]
     uniform = torch.rand(len(prompts), RESPONSE, generator=torch.Generator().manual_seed(1))
     sampled = {}
-    for name, engine in ENGINES.items():
+    for name, engine in engines.items():
         bench.check_time()
-        responses = engine(model, NEVER, 0).sample(prompts, uniform.to(device), 1.0)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
+            responses = engine(model, NEVER, 0).sample(prompts, uniform.to(model.device), 1.0)
         sampled[name] = torch.tensor([response.ids for response in responses])
+        examples = [
+            replace(
+                example, rollout=replace(example.rollout, response_ids=ids, old_logprobs=logprobs)
+            )
+            for example, (ids, logprobs, _) in zip(
+                _examples(bench), map(astuple, responses), strict=True
+            )
+        ]
+        scorer = ENGINES["plain" if name == "plain" else "shared"]
+        scored, _ = _scored(model, scorer, examples, autocast)
+        old = torch.tensor([response.logprobs for response in responses]).double()
+        off = (scored - old).abs()
+        bench.say(float(off.mean()), *where, f"{name}, sampled from scored", "mean, nats")
+        bench.say(float(off.max()), *where, f"{name}, sampled from scored", "largest, nats")
     for name, tokens in sampled.items():
         share = float((tokens == sampled["plain"]).float().mean())
-        bench.say(share, device, "float32", f"{name}, tokens as plain samples them")
+        bench.say(share, *where, f"{name}, share of tokens as plain samples them")

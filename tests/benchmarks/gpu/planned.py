@@ -15,8 +15,9 @@ def planned_peaks(args: AZRArgs) -> dict[str, float]:
 
 
 def planned_seconds(args: AZRArgs) -> dict[str, float]:
-    """Seconds of a step's rollout and of its updates."""
+    """Seconds of a step's rollout, the least and the most, and of its updates."""
     model, language = read_model(args)
     precision, stages = precision_of(args, model, language), count_stages(args, language)
-    found = seconds(args, model, precision, stages[:2])
-    return dict(zip(("rollout", "update"), found, strict=True))
+    rollout, update = seconds(args, model, precision, stages[:2])
+    least, most = rollout if isinstance(rollout, tuple) else (rollout, rollout)
+    return {"rollout, least": least, "rollout, most": most, "update": update}

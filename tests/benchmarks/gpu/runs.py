@@ -19,7 +19,7 @@ from helpers.chat_models import save_model
 from helpers.trainers import trainer_of
 
 from constants import ROOT, SMOLLM2_INSTALL
-from custom_types import Judged, Role, Rollout, Verdict
+from custom_types import TASKS, Judged, Role, Rollout, Verdict
 from gpu.bench import GIB, NEVER, Bench, OutOfTime, Skipped
 from gpu.planned import planned_peaks, planned_seconds
 from model.checkpoint import save_policy, training_state
@@ -43,16 +43,17 @@ class DrawnVerdicts(AZRTrainer):
     correct. So a policy of random weights has the most that a step can have to do."""
 
     def _judge(self, rollouts: Sequence[Rollout]) -> list[Judged]:
-        rng = Random(self.steps)
-        return [self._drawn(item, rng) for item in super()._judge(rollouts)]
-
-    def _drawn(self, item: Judged, rng: Random) -> Judged:
-        if item.rollout.role is Role.SOLVER:
-            verdict = Verdict.CORRECT if rng.random() < 0.5 else Verdict.WRONG
-            return replace(item, verdict=verdict)
+        rng, size = Random(self.steps), self.args.batch_size
         span = self.args.min_prime, self.args.max_prime, self.args.held_out
-        space = trained_problems(item.rollout.task, *span)
-        return replace(item, verdict=Verdict.VALID, proposed=rng.choice(space))
+        new = {task: rng.sample(trained_problems(task, *span), size) for task in TASKS}
+
+        def drawn(item: Judged) -> Judged:
+            if item.rollout.role is Role.PROPOSER:
+                problem = new[item.rollout.task].pop()
+                return replace(item, verdict=Verdict.VALID, proposed=problem)
+            return replace(item, verdict=rng.choice((Verdict.CORRECT, Verdict.WRONG)))
+
+        return [drawn(item) for item in super()._judge(rollouts)]
 
 
 def step(bench: Bench) -> None:
@@ -114,9 +115,9 @@ def checkpoint(bench: Bench) -> None:
         state = training_state(trainer, evaluator)
         checkpoints = Checkpoints(Path(folder), keep=1)
 
-        def fill(inside: Path) -> None:
+        def fill(inside: Path):
             save_policy(policy, inside, lora_rank=0)
-            save_state(inside, state)
+            return save_state(inside, state)
 
         seconds = {"write": bench.timed(lambda: checkpoints.save(1, fill, state_size(state), None))}
         path = checkpoints.path(1)

@@ -9,7 +9,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
 from custom_types import Policy
-from gpu.bench import NEVER, Bench
+from gpu.bench import NEVER, Bench, multiplied
 from gpu.planned import planned_peaks
 from model.args import AZRArgs
 from model.engine.protocol import Engine
@@ -21,7 +21,7 @@ LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")  # what the
 SYNCHRONISATIONS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 COPIES = 8  # of a prompt, as attempts have it
 LONG = 478  # tokens before those that are decoded: a question and half an answer
-TRACED = (3, 7)  # tokens of two rollouts that are looked into
+TRACED = (3, 5)  # tokens of two rollouts that are looked into
 DENOMINATOR = 64.0
 BEGUN = 12  # tokens of a rollout, after which all it needs is in memory
 
@@ -45,12 +45,8 @@ def decode(bench: Bench) -> None:
     for name, kind in decoders(bench).items():
         sampler = kind(policy.model, NEVER, policy.pad_id)
         _sample(bench, sampler, sizes.rows[0], sizes.question, sizes.tokens[1])()  # warm-up
-        for rows in sizes.profiled:
-            bench.check_time()
-            for word, value in _looked_into(bench, sampler, rows).items():
-                bench.say(value, name, f"{rows} rows", f"{word} a token")
         questions = [(rows, sizes.question) for rows in sizes.rows]
-        longer = [(sizes.rows[-2], LONG)] if bench.cuda else []
+        longer = [(sizes.width, LONG)] if bench.cuda else []
         for rows, length in [*questions, *longer]:
             bench.check_time()
             where = name, f"{rows} rows" + (f" after {length} tokens" if length == LONG else "")
@@ -61,13 +57,17 @@ def decode(bench: Bench) -> None:
             tokens = sizes.tokens[1] - sizes.tokens[0]
             bench.say(1000 * (whole - shorter) / tokens, *where, "ms a token")
             bench.say(rows * tokens / (whole - shorter), *where, "tokens/s")
+        for rows in sizes.profiled:
+            bench.check_time()
+            for word, value in _looked_into(bench, sampler, rows).items():
+                bench.say(value, name, f"{rows} rows", f"{word} a token")
 
 
 def _sample(
     bench: Bench, sampler: Engine, rows: int, length: int, tokens: int
 ) -> Callable[[], None]:
     """A rollout of so many rows and tokens, to be called. Its prompts are read too."""
-    prompts = bench.prompts(rows, length, COPIES)
+    prompts = bench.prompts(rows, length, copies=COPIES)
     uniform = torch.rand(rows, tokens, generator=torch.Generator().manual_seed(rows))
     uniform = uniform.to(bench.device)
 
@@ -89,8 +89,8 @@ def _looked_into(bench: Bench, sampler: Engine, rows: int) -> dict[str, float]:
 
 
 def counted(events: list[FunctionEvent]) -> dict[str, float]:
-    """Operations of torch, kernels that are launched, waits for the GPU, copies, and milliseconds in which the GPU is
-    busy."""
+    """Operations of torch, launches of kernels, waits for the GPU, copies, and milliseconds in which the GPU
+    is busy."""
     names = Counter(event.name for event in events)
 
     def of(*beginnings: str) -> int:
@@ -120,11 +120,12 @@ def prefill(bench: Bench) -> None:
     read()
     bench.reset_memory()
     seconds = min(bench.timed(read) for _ in range(2))
-    tokens = sizes.read * sizes.request
+    tokens = sum(map(len, prompts))
     bench.say(tokens, "tokens")
     bench.say(seconds, "seconds")
     bench.say(tokens / seconds, "tokens/s")
-    work = 2 * policy.model.num_parameters() * tokens
+    body, head = multiplied(policy.model)
+    work = 2 * (body * tokens + head * len(prompts))
     bench.say(work / seconds / bench.matrix_rate(), "utilisation, of the rate of a matrix product")
     bench.say(bench.memory(), "memory, GiB")
 
@@ -133,7 +134,7 @@ def update(bench: Bench) -> None:
     """A full microbatch as `Learner` has it: forward and backward pass, and then the optimizer's step."""
     policy, args = bench.policy(), bench.args()
     learner = _learner(bench, policy, args)
-    examples = bench.examples(64 if bench.cuda else 16, args.max_answer_tokens if bench.cuda else 8)
+    examples = bench.examples(*bench.sizes.responses)
     batch = learner.engine.batches(examples, args.microbatch_tokens)[0]
     positions, responses = batch.input_ids.numel(), int(batch.response_mask.sum())
     bench.say(positions, "positions")
@@ -151,9 +152,8 @@ def update(bench: Bench) -> None:
     rate = bench.matrix_rate()
     bench.say(rate / 1e12, "matrix product, TFLOP/s")
     # Multiplications and additions: 2 a weight in a forward pass, 4 in a backward pass; attention's own
-    # are left out. Words are looked up, not multiplied, and only response tokens get logits.
-    head = policy.model.get_output_embeddings().weight.numel()
-    body = policy.model.num_parameters() - head
+    # are left out. Only response tokens get logits.
+    body, head = multiplied(policy.model)
     for name, passes in {"utilisation": 6, "utilisation, with what is recomputed": 8}.items():
         work = passes * (body * positions + head * responses)
         bench.say(work / seconds / rate, f"{name}, of the rate of a matrix product")
@@ -198,7 +198,7 @@ def memory(bench: Bench) -> None:
         for name, (rows, length, copies) in begun.items():
             bench.check_time()
             bench.reset_memory()
-            _begin(bench, policy, args, bench.prompts(rows, length, copies))
+            _begin(bench, policy, args, bench.prompts(rows, length, copies=copies))
             bench.say(bench.memory(), f"{turn} step", f"{name}, {rows} rows")
         bench.check_time()
         bench.reset_memory()
