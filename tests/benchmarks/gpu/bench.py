@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from random import Random
 from typing import Any
 
@@ -27,6 +28,7 @@ from model.args import AZRArgs
 from model.policy.modes import recompute_activations
 from model.presets import preset
 from prompts import CHAT
+from utils.attention import avoid_cudnn_attention
 
 GIB = 2**30
 NEVER = (-1,)  # an id that no model writes: every response is as long as it may be
@@ -132,7 +134,7 @@ class Bench:
         say: Callable[..., None],
         options: Any,
     ):
-        torch.backends.cuda.enable_cudnn_sdp(False)  # as model/train.py has it
+        avoid_cudnn_attention()  # as model/train.py does
         self.device, self.sizes, self.options = device, sizes, options
         self.cuda = device.type == "cuda"
         self._say, self.until = say, time.monotonic() + seconds
@@ -178,7 +180,7 @@ class Bench:
     def traced(self, function: Callable[[], Any]) -> list[FunctionEvent]:
         """What a call has torch do, on the CPU and on the GPU."""
         kinds = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.cuda else [])]
-        with profile(activities=kinds, record_shapes=True) as trace:
+        with profile(activities=kinds, record_shapes=True, acc_events=True) as trace:
             function()
             self.finish()
         return list(trace.events())
@@ -244,7 +246,7 @@ class Bench:
         """Random prompts of several lengths, the longest of `tokens`, each `copies` times. words: how many
         the model has, if not those of the shape."""
         rng, words = Random(rows * tokens), words or self.sizes.shape["vocab_size"]
-        lengths = [tokens - index % max(1, tokens // 8) for index in range(max(1, rows // copies))]
+        lengths = [tokens - index % max(1, tokens // 8) for index in range(ceil(rows / copies))]
         distinct = [tuple(rng.randrange(words) for _ in range(length)) for length in lengths]
         return [prompt for prompt in distinct for _ in range(copies)][:rows]
 

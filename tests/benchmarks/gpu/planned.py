@@ -18,6 +18,5 @@ def planned_seconds(args: AZRArgs) -> dict[str, float]:
     """Seconds of a step's rollout, the least and the most, and of its updates."""
     model, language = read_model(args)
     precision, stages = precision_of(args, model, language), count_stages(args, language)
-    rollout, update = seconds(args, model, precision, stages[:2])
-    least, most = rollout if isinstance(rollout, tuple) else (rollout, rollout)
+    (least, most), update = seconds(args, model, precision, stages[:2])
     return {"rollout, least": least, "rollout, most": most, "update": update}

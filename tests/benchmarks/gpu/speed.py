@@ -13,7 +13,7 @@ from gpu.bench import NEVER, Bench, multiplied
 from gpu.planned import planned_peaks
 from model.args import AZRArgs
 from model.engine.protocol import Engine
-from model.inference import ENGINES
+from model.inference import ENGINES, slices
 from model.learner import Learner
 
 # Names of CUDA's calls, as the profiler has them.
@@ -182,19 +182,12 @@ def memory(bench: Bench) -> None:
     learner = _learner(bench, policy, args)
     problems = 3 * args.batch_size
     answers = problems * (1 + args.n_attempts)
-    slices = [
-        min(args.rollout_rows, answers - first) for first in range(0, answers, args.rollout_rows)
-    ]
     examples = bench.examples(2 * problems // args.minibatches, args.max_answer_tokens)
     batches = learner.engine.batches(examples, args.microbatch_tokens)[:2]
+    begun = {"proposals": (problems, sizes.request, 1)}
+    for number, rows in enumerate(slices(answers, args.rollout_rows), 1):
+        begun[f"answers, slice {number}"] = rows.stop - rows.start, sizes.question, COPIES
     for turn in ("first", "second"):
-        begun = {
-            "proposals": (problems, sizes.request, 1),
-            **{
-                f"answers, slice {number}": (rows, sizes.question, COPIES)
-                for number, rows in enumerate(slices, 1)
-            },
-        }
         for name, (rows, length, copies) in begun.items():
             bench.check_time()
             bench.reset_memory()
