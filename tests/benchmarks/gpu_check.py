@@ -144,12 +144,16 @@ def inside(part: str, args: GpuCheckArgs, sender: Connection) -> None:
 
 def context_of_parts() -> multiprocessing.context.BaseContext:
     """How processes are made: by forks, unless a library that was imported has touched the GPU already,
-    after which a forked process can not."""
+    after which a forked process finds none."""
     pid = os.fork()
     if pid == 0:
-        os._exit(int(torch.cuda._is_in_bad_fork()))
-    poisoned = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    return multiprocessing.get_context("spawn" if poisoned else "fork")
+        works = False
+        with suppress(BaseException):
+            present = torch.version.cuda is not None and torch.cuda._device_count_nvml() > 0
+            works = not torch.cuda._is_in_bad_fork() and (torch.cuda.is_available() or not present)
+        os._exit(int(not works))
+    works = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return multiprocessing.get_context("fork" if works else "spawn")
 
 
 def run(part: str, args: GpuCheckArgs, context, record: dict, save: Callable[[], None]) -> None:
