@@ -191,8 +191,7 @@ def test_the_half_without_a_gpu_runs(tmp_path):
     assert uses == {"prompts and updates read", "a decoded token", "an update's gradient"}
     assert found["decode"]["eager", "16 rows", "ms a token"] > 0
     # By hand: 3 x 2 proposals, 2 attempts at each, and 3 x 2 answers to train on; all of 8 tokens.
-    completions = "second step", "completions"
-    assert found["step"][completions] == 6 + 6 * 2 + 6
-    assert found["step"]["second step", "tokens"] == 24 * 8
+    assert found["step"]["step 2, eager", "completions"] == 6 + 6 * 2 + 6
+    assert found["step"]["step 2, eager", "tokens"] == 24 * 8
     assert found["signal"]["exit status when stopped",] == 128 + 15
     assert f"| decode | {parts['decode']['seconds']} s | done |" in done.stdout

@@ -7,8 +7,9 @@ ends by returning, or with `Skipped` or `OutOfTime`. What must hold is said by `
 
 import math
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -26,6 +27,7 @@ from constants import CARDS, CUDA_MODEL, SHAPES
 from custom_types import TASKS, Example, Policy, Role, Rollout
 from model.args import AZRArgs
 from model.policy.modes import recompute_activations
+from model.policy.weights import in_short
 from model.presets import preset
 from prompts import CHAT
 from utils.attention import avoid_cudnn_attention
@@ -51,6 +53,7 @@ class Sizes:
     a time. width: of these, as many as a slice of a step has. profiled: of these, what is looked into.
     question, request: tokens of the longest prompt of a solver and of a proposer. read: how many requests
     are read together. tokens: how many are decoded in the shorter and in the longer of two rollouts.
+    rollout: of one that is timed as a whole.
     responses: how many examples a microbatch is made of, and their tokens. lengths: of the prompts whose
     attention is looked at: so that the keys of a decoded token, and a row of an update, are 64 modulo
     128 once. masks: lengths of that kind. matrix: the side of the matrices whose product is timed.
@@ -65,6 +68,7 @@ class Sizes:
     request: int
     read: int
     tokens: tuple[int, int]
+    rollout: int
     responses: tuple[int, int]
     lengths: tuple[int, ...]
     masks: tuple[int, ...]
@@ -82,6 +86,7 @@ LARGE = Sizes(
     request=415,
     read=384,
     tokens=(8, 24),
+    rollout=256,
     responses=(64, 512),
     lengths=(222, 290, 318, 733),
     masks=(448, 4032),
@@ -116,6 +121,7 @@ SMALL = Sizes(
     request=41,
     read=16,
     tokens=(2, 6),
+    rollout=12,
     responses=(16, 8),
     lengths=(22, 62),
     masks=(64,),
@@ -151,6 +157,18 @@ class Bench:
         self._say(bool(holds), *name, "ok")
         if not holds:
             self.faults.append(f"{', '.join(name)}: {otherwise}")
+
+    @contextmanager
+    def going_on(self, *name: str) -> Iterator[None]:
+        """What fails inside is a fault of the part, which goes on behind it. Memory that a GPU lacked does
+        not come back, so that ends the part."""
+        try:
+            yield
+        except (Skipped, OutOfTime, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            self.require(False, *name, otherwise=in_short(error))
 
     def check_time(self) -> None:
         """Raises OutOfTime."""

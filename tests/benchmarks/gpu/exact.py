@@ -6,13 +6,13 @@ All are compared with the plain engine on a CPU in float64.
 
 import copy
 from collections.abc import Mapping
-from dataclasses import astuple, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from custom_types import Example
+from custom_types import Example, Response, Rollout
 from gpu.bench import NEVER, Bench
 from gpu.speed import decoders
 from model.engine.protocol import Engine
@@ -20,6 +20,8 @@ from model.inference import ENGINES
 from model.policy.modes import recompute_activations
 
 WORDS = 512
+FLOAT32 = "float32"
+PRECISIONS = FLOAT32, "bfloat16 autocast"
 SCORERS = {name: ENGINES[name] for name in ("plain", "shared")}
 SHAPE = dict(
     model_type="qwen2",
@@ -51,15 +53,16 @@ def exact(bench: Bench) -> None:
     devices = ["cpu", *(["cuda"] if bench.cuda else [])]
     for device in devices:
         model.to(device)
-        for precision in ("float32", "bfloat16 autocast"):
-            found, autocast = {}, precision != "float32"
+        for precision in PRECISIONS:
+            found, autocast = {}, precision != FLOAT32
             for name, engine in SCORERS.items():
                 bench.check_time()
                 found[name] = _scored(model, engine, examples, autocast)
                 _say(bench, found[name], truth, device, precision, f"{name}, from float64")
             _say(bench, found["shared"], found["plain"], device, precision, "shared from plain")
             _require(bench, found, truth, device, precision)
-            _sampling(bench, model, samplers, device, precision, autocast=autocast)
+        for precision in PRECISIONS:
+            _sampling(bench, model, samplers, device, precision)
 
 
 def _examples(bench: Bench) -> list[Example]:
@@ -107,7 +110,7 @@ def _require(bench: Bench, found: dict, truth, device: str, precision: str) -> N
     """What must hold of the shared engine, and in float32 of the plain one too."""
     errors = {name: _differences(one, truth) for name, one in found.items()}
     for name, (largest, mean, gradient) in errors.items():
-        if precision == "float32":
+        if precision == FLOAT32:
             holds = largest < MOST_LOGPROB and gradient < MOST_GRADIENT
             said = f"{largest:.2g} nats and {gradient:.2g} of the gradient"
         else:
@@ -118,32 +121,33 @@ def _require(bench: Bench, found: dict, truth, device: str, precision: str) -> N
 
 
 def _sampling(
-    bench: Bench, model, engines: Mapping[str, type[Engine]], *where: str, autocast: bool
+    bench: Bench, model, engines: Mapping[str, type[Engine]], device: str, precision: str
 ) -> None:
     """How many tokens each engine samples as the plain one does, of the same numbers; and how far the
     log-probabilities that it sampled by are from those of scoring, which training begins with."""
-    prompts = [example.rollout.prompt_ids for example in _examples(bench)]
+    where, autocast = (device, precision), precision != FLOAT32
+    examples = _examples(bench)
+    prompts = [example.rollout.prompt_ids for example in examples]
     uniform = torch.rand(len(prompts), RESPONSE, generator=torch.Generator().manual_seed(1))
-    sampled = {}
+    sampled: dict[str, Tensor] = {}
     for name, engine in engines.items():
         bench.check_time()
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=autocast):
-            responses = engine(model, NEVER, 0).sample(prompts, uniform.to(model.device), 1.0)
-        sampled[name] = torch.tensor([response.ids for response in responses])
-        examples = [
-            replace(
-                example, rollout=replace(example.rollout, response_ids=ids, old_logprobs=logprobs)
-            )
-            for example, (ids, logprobs, _) in zip(
-                _examples(bench), map(astuple, responses), strict=True
-            )
-        ]
-        scorer = ENGINES["plain" if name == "plain" else "shared"]
-        scored, _ = _scored(model, scorer, examples, autocast)
-        old = torch.tensor([response.logprobs for response in responses]).double()
-        off = (scored - old).abs()
-        bench.say(float(off.mean()), *where, f"{name}, sampled from scored", "mean, nats")
-        bench.say(float(off.max()), *where, f"{name}, sampled from scored", "largest, nats")
-    for name, tokens in sampled.items():
-        share = float((tokens == sampled["plain"]).float().mean())
-        bench.say(share, *where, f"{name}, share of tokens as plain samples them")
+        with bench.going_on(*where, name):
+            with torch.autocast(device, torch.bfloat16, enabled=autocast):
+                found = engine(model, NEVER, 0).sample(prompts, uniform.to(device), 1.0)
+            sampled[name] = torch.tensor([response.ids for response in found])
+            share = float((sampled[name] == sampled["plain"]).float().mean())
+            bench.say(share, *where, f"{name}, share of tokens as plain samples them")
+            written = [
+                replace(one, rollout=_with_response(one.rollout, response))
+                for one, response in zip(examples, found, strict=True)
+            ]
+            scorer = SCORERS["plain" if name == "plain" else "shared"]
+            scored, _ = _scored(model, scorer, written, autocast)
+            off = (scored - torch.tensor([response.logprobs for response in found])).abs()
+            bench.say(float(off.mean()), *where, f"{name}, sampled from scored", "mean, nats")
+            bench.say(float(off.max()), *where, f"{name}, sampled from scored", "largest, nats")
+
+
+def _with_response(rollout: Rollout, response: Response) -> Rollout:
+    return replace(rollout, response_ids=response.ids, old_logprobs=response.logprobs)

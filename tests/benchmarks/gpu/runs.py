@@ -19,11 +19,13 @@ from helpers.chat_models import save_model
 from helpers.trainers import trainer_of
 
 from constants import ROOT, SMOLLM2_INSTALL
-from custom_types import TASKS, Judged, Role, Rollout, Verdict
+from custom_types import TASKS, Judged, Role, Rollout, Step, Verdict
 from gpu.bench import GIB, NEVER, Bench, OutOfTime, Skipped
 from gpu.planned import planned_peaks, planned_seconds
+from gpu.speed import decoders
 from model.checkpoint import save_policy, training_state
 from model.eval.evaluator import Evaluator
+from model.inference import ENGINES
 from model.plan.plan import count_stages, read_model
 from model.policy.load import load_pretrained
 from model.run.checkpoints import Checkpoints, load_state, save_state, state_size
@@ -72,21 +74,29 @@ def step(bench: Bench) -> None:
         bench.say(stage.prompt_tokens, "planned", name, "prompt tokens")
     del model
     trainer = trainer_of(policy, args, DrawnVerdicts, bench.accelerator())
-    for name in ("first step, which loads kernels", "second step"):
-        bench.reset_memory()
-        done = trainer.step()
-        sampled, metrics = done.played.completions, done.metrics
-        bench.say(len(sampled), name, "completions")
-        bench.say(sum(len(one.response_ids) for one in sampled), name, "tokens")
-        for role in Role:
-            lengths = [len(one.prompt_ids) for one in sampled if one.role is role]
-            bench.say(sum(lengths) / len(lengths), name, f"prompt tokens, {role}")
-        for key, value in metrics.items():
-            if key.startswith(("time/", "perf/", "step_time", "sampling/", "skipped", "grad_norm")):
-                bench.say(value, name, key)
-        bench.require(metrics["skipped_updates"] == 0, name, otherwise="updates were not finite")
-        bench.say(bench.memory(), name, "memory, GiB")
-        bench.check_time()
+    number = 0
+    for decoder, engine in decoders(bench).items():
+        ENGINES["shared"] = engine  # of this process, whose trainer looks there
+        for _ in range(2):  # the first of them gets libraries ready
+            number += 1
+            name = f"step {number}, {decoder}"
+            bench.check_time()
+            bench.reset_memory()
+            _say_step(bench, trainer.step(), name)
+            bench.say(bench.memory(), name, "memory, GiB")
+
+
+def _say_step(bench: Bench, done: Step, name: str) -> None:
+    sampled, metrics = done.played.completions, done.metrics
+    bench.say(len(sampled), name, "completions")
+    bench.say(sum(len(one.response_ids) for one in sampled), name, "tokens")
+    for role in Role:
+        lengths = [len(one.prompt_ids) for one in sampled if one.role is role]
+        bench.say(sum(lengths) / len(lengths), name, f"prompt tokens, {role}")
+    for key, value in metrics.items():
+        if key.startswith(("time/", "perf/", "step_time", "sampling/", "skipped", "grad_norm")):
+            bench.say(value, name, key)
+    bench.require(metrics["skipped_updates"] == 0, name, otherwise="updates were not finite")
 
 
 # ---------------------------------------------------------------- a checkpoint

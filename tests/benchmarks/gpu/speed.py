@@ -4,11 +4,9 @@ from collections import Counter
 from collections.abc import Callable
 
 import torch
-from accelerate import Accelerator
 from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
-from custom_types import Policy
 from gpu.bench import NEVER, Bench, multiplied
 from gpu.planned import planned_peaks
 from model.args import AZRArgs
@@ -27,40 +25,55 @@ BEGUN = 12  # tokens of a rollout, after which all it needs is in memory
 
 
 def decoders(bench: Bench) -> dict[str, type[Engine]]:
-    """The engines that sample, by name; says why one is not there."""
+    """The engines that sample, by what `--decode` calls them; says why one is not there."""
     found = {"eager": ENGINES["shared"]}
     try:
-        from model.engine.graph import GraphEngine  # type: ignore[import-not-found]
+        from model.engine.static import StaticEngine
 
-        found["graph"] = GraphEngine
-    except ImportError:
-        bench.say("not there: model/engine/graph.py", "graph")
+        found["graph"] = StaticEngine
+    except ImportError as error:
+        bench.say(f"not there: {error}", "graph")
     wanted = bench.options.decode
     return {name: engine for name, engine in found.items() if wanted in ("both", name)}
 
 
 def decode(bench: Bench) -> None:
     """Milliseconds a token: the difference of a longer rollout and a shorter one."""
-    policy, sizes = bench.policy(), bench.sizes
+    policy = bench.policy()
     for name, kind in decoders(bench).items():
         sampler = kind(policy.model, NEVER, policy.pad_id)
-        _sample(bench, sampler, sizes.rows[0], sizes.question, sizes.tokens[1])()  # warm-up
-        questions = [(rows, sizes.question) for rows in sizes.rows]
-        longer = [(sizes.width, LONG)] if bench.cuda else []
-        for rows, length in [*questions, *longer]:
-            bench.check_time()
-            where = name, f"{rows} rows" + (f" after {length} tokens" if length == LONG else "")
-            shorter, whole = (
-                min(bench.timed(_sample(bench, sampler, rows, length, tokens)) for _ in range(2))
-                for tokens in sizes.tokens
-            )
-            tokens = sizes.tokens[1] - sizes.tokens[0]
-            bench.say(1000 * (whole - shorter) / tokens, *where, "ms a token")
-            bench.say(rows * tokens / (whole - shorter), *where, "tokens/s")
-        for rows in sizes.profiled:
-            bench.check_time()
-            for word, value in _looked_into(bench, sampler, rows).items():
-                bench.say(value, name, f"{rows} rows", f"{word} a token")
+        with bench.going_on(name):
+            _decoded(bench, name, sampler)
+
+
+def _decoded(bench: Bench, name: str, sampler: Engine) -> None:
+    sizes = bench.sizes
+    _sample(bench, sampler, sizes.rows[0], sizes.question, sizes.tokens[1])()  # warm-up
+    questions = [(rows, sizes.question) for rows in sizes.rows]
+    longer = [(sizes.width, LONG)] if bench.cuda else []
+    for rows, length in [*questions, *longer]:
+        bench.check_time()
+        where = name, f"{rows} rows" + (f" after {length} tokens" if length == LONG else "")
+        shorter, whole = (
+            min(bench.timed(_sample(bench, sampler, rows, length, tokens)) for _ in range(2))
+            for tokens in sizes.tokens
+        )
+        tokens = sizes.tokens[1] - sizes.tokens[0]
+        bench.say(1000 * (whole - shorter) / tokens, *where, "ms a token")
+        bench.say(rows * tokens / (whole - shorter), *where, "tokens/s")
+    for rows in sizes.profiled:
+        bench.check_time()
+        for word, value in _looked_into(bench, sampler, rows).items():
+            bench.say(value, name, f"{rows} rows", f"{word} a token")
+    bench.check_time()
+    where = name, f"{sizes.width} rows", f"a rollout of {sizes.rollout} tokens"
+    bench.reset_memory()
+    bench.say(
+        bench.timed(_sample(bench, sampler, sizes.width, sizes.question, sizes.rollout)),
+        *where,
+        "seconds",
+    )
+    bench.say(bench.memory(), *where, "memory, GiB")
 
 
 def _sample(
@@ -133,7 +146,7 @@ def prefill(bench: Bench) -> None:
 def update(bench: Bench) -> None:
     """A full microbatch as `Learner` has it: forward and backward pass, and then the optimizer's step."""
     policy, args = bench.policy(), bench.args()
-    learner = _learner(bench, policy, args)
+    learner = Learner(policy, args, bench.accelerator())
     examples = bench.examples(*bench.sizes.responses)
     batch = learner.engine.batches(examples, args.microbatch_tokens)[0]
     positions, responses = batch.input_ids.numel(), int(batch.response_mask.sum())
@@ -164,22 +177,17 @@ def update(bench: Bench) -> None:
     bench.say(bench.memory(), "memory with moments, GiB")
 
 
-def _learner(bench: Bench, policy: Policy, args: AZRArgs) -> Learner:
-    accelerator: Accelerator = bench.accelerator()
-    return Learner(policy, args, accelerator)
-
-
 class _Begun(Exception):
     """A rollout is so far that all it needs is in memory."""
 
 
 def memory(bench: Bench) -> None:
-    """Peaks of a step's rollouts, begun and left, and of its updates, twice, beside the plan's."""
+    """Peaks of steps, their rollouts begun and left, beside the plan's."""
     bench.require_gpu()
     policy, args, sizes = bench.policy(), bench.args(), bench.sizes
     for name, peak in planned_peaks(args).items():
         bench.say(peak, "planned, GiB", name)
-    learner = _learner(bench, policy, args)
+    learner = Learner(policy, args, bench.accelerator())
     problems = 3 * args.batch_size
     answers = problems * (1 + args.n_attempts)
     examples = bench.examples(2 * problems // args.minibatches, args.max_answer_tokens)
@@ -187,21 +195,24 @@ def memory(bench: Bench) -> None:
     begun = {"proposals": (problems, sizes.request, 1)}
     for number, rows in enumerate(slices(answers, args.rollout_rows), 1):
         begun[f"answers, slice {number}"] = rows.stop - rows.start, sizes.question, COPIES
-    for turn in ("first", "second"):
-        for name, (rows, length, copies) in begun.items():
+    engines = decoders(bench)
+    for turn, name in enumerate(("eager", "eager", "graph"), 1):
+        if name not in engines:
+            continue
+        sampler = engines[name](policy.model, NEVER, policy.pad_id)
+        for stage, (rows, length, copies) in begun.items():
             bench.check_time()
             bench.reset_memory()
-            _begin(bench, policy, args, bench.prompts(rows, length, copies=copies))
-            bench.say(bench.memory(), f"{turn} step", f"{name}, {rows} rows")
+            _begin(bench, sampler, args, bench.prompts(rows, length, copies=copies))
+            bench.say(bench.memory(), f"step {turn}, {name}", f"{stage}, {rows} rows")
         bench.check_time()
         bench.reset_memory()
         learner._update(batches, None, DENOMINATOR)
-        bench.say(bench.memory(), f"{turn} step", "update")
+        bench.say(bench.memory(), f"step {turn}, {name}", "update")
 
 
-def _begin(bench: Bench, policy: Policy, args: AZRArgs, prompts: list[tuple[int, ...]]) -> None:
-    """A rollout's first tokens, with room for all."""
-    sampler = ENGINES["shared"](policy.model, NEVER, policy.pad_id)
+def _begin(bench: Bench, sampler: Engine, args: AZRArgs, prompts: list[tuple[int, ...]]) -> None:
+    """A rollout's first tokens, with room for all; a recorded one, which does not call the model, whole."""
     uniform = torch.rand(len(prompts), args.max_answer_tokens, device=bench.device)
     calls = Counter()
 
@@ -210,7 +221,7 @@ def _begin(bench: Bench, policy: Policy, args: AZRArgs, prompts: list[tuple[int,
         if calls["model"] > BEGUN:
             raise _Begun
 
-    handle = policy.model.base_model.register_forward_pre_hook(count)
+    handle = sampler.model.base_model.register_forward_pre_hook(count)
     try:
         with bench.autocast():
             sampler.sample(prompts, uniform, 1.0)
