@@ -187,7 +187,7 @@ def test_the_half_without_a_gpu_runs(tmp_path):
         assert found["exact"][(*where, "gradient, of its length")] < 1e-4
     equal = found["exact"]["cpu", "float32", "eager, share of tokens as plain samples them"]
     assert equal == 1.0
-    uses = {name[1] for name in found["attention"] if name[0] == "without cuDNN"}
+    uses = {name[2] for name in found["attention"] if name[:2] == ("by default", "eager")}
     assert uses == {"prompts and updates read", "a decoded token", "an update's gradient"}
     assert found["decode"]["eager", "16 rows", "ms a token"] > 0
     # By hand: 3 x 2 proposals, 2 attempts at each, and 3 x 2 answers to train on; all of 8 tokens.

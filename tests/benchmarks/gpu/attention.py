@@ -2,7 +2,7 @@
 gradients are numbers."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from math import inf
 
 import torch
@@ -13,6 +13,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from custom_types import Policy
 from gpu.bench import NEVER, Bench
+from gpu.speed import decoders
+from model.engine.protocol import Engine
 from model.engine.shared import SharedEngine
 
 CALL = "aten::scaled_dot_product_attention"
@@ -50,78 +52,73 @@ def kind_of_kernel(kernel: str) -> str | None:
 
 def attention(bench: Bench) -> None:
     """A model of one layer and of the real heads does what the real one does: it reads prompts, decodes
-    and is updated. It is asked as torch is by default, and as the project has it."""
+    and is updated. It is asked as the project has it, and as torch is by default."""
     policy = bench.policy(num_hidden_layers=1, vocab_size=WORDS, intermediate_size=256)
-    _work(bench, policy, bench.sizes.lengths[0])  # kernels are loaded when they are first used
-    for setting, allowed in {"by default": True, "without cuDNN": False}.items():
+    engines = {
+        name: kind(policy.model, NEVER, policy.pad_id) for name, kind in decoders(bench).items()
+    }
+    for setting, allowed in {"without cuDNN": False, "by default": True}.items():
         torch.backends.cuda.enable_cudnn_sdp(allowed)
+        for name, engine in engines.items():
+            with bench.going_on(setting, name):
+                found = _kernels(bench, engine)
+                for (use, kind), shapes in found.items():
+                    bench.say(sorted(shapes), setting, name, use, kind)
+                wrong = sorted({kind for _, kind in found} & UNWANTED)
+                if not allowed:
+                    bench.require(not wrong, setting, name, otherwise=" and ".join(wrong))
         if bench.cuda:
-            _planning(bench, policy, setting)
-        found: dict[str, set[str]] = {}
-        for use, kind, shapes in _kernels(bench, policy):
-            found.setdefault(use, set()).add(kind)
-            bench.say(shapes, setting, use, kind)
-        for use, kinds in {} if allowed else found.items():
-            wrong = kinds & UNWANTED
-            bench.require(not wrong, setting, use, otherwise=" and ".join(sorted(wrong)))
+            with bench.going_on(setting, "planning"):
+                _planning(bench, policy, setting)
     for length in bench.sizes.masks:
         _gradients(bench, length)
 
 
-def _kernels(bench: Bench, policy: Policy) -> Iterator[tuple[str, str, list[str]]]:
-    """What attention is used for, a kind of kernel that it got, and the shapes that got it; and by the
-    names of the kernels that the GPU ran."""
-    shapes, ran = defaultdict(set), defaultdict(set)
+def _kernels(bench: Bench, engine: Engine) -> dict[tuple[str, str], set[str]]:
+    """What attention is used for and a kind of kernel that it got: the shapes that got it; and the names
+    of the kernels that the GPU ran."""
+    found = defaultdict(set)
     for length in bench.sizes.lengths:
         bench.check_time()
-        events = bench.traced(lambda length=length: _work(bench, policy, length))
-        for use, kind, shape in chosen(events):
-            shapes[use, kind].add(shape)
-        for event in events:
+        for event in bench.traced(lambda length=length: _work(bench, engine, length)):
+            for use, kind, shape in chosen(event):
+                found[use, kind].add(shape)
             kind = kind_of_kernel(event.name)
             if event.device_type == DeviceType.CUDA and kind:
-                ran[kind].add(event.name[:120])
-    for (use, kind), found in shapes.items():
-        yield use, kind, sorted(found)
-    for kind, names in ran.items():
-        yield RAN, kind, sorted(names)
+                found[RAN, kind].add(event.name[:120])
+    return found
 
 
-def _work(bench: Bench, policy: Policy, length: int) -> None:
+def _work(bench: Bench, engine: Engine, length: int) -> None:
     """Prompts of a length are read and answered, some that share nothing and some that share most of it;
     and a microbatch is differentiated."""
-    engine = SharedEngine(policy.model, NEVER, policy.pad_id)
     alone = bench.prompts(bench.sizes.width, length, words=WORDS)
     common = alone[0][: length * 9 // 10]
     sharing = [common + prompt[len(common) :] for prompt in alone]
-    batches = engine.batches(bench.examples(8, length, words=WORDS), bench.args().microbatch_tokens)
-    batch = batches[0].to(bench.device)
+    examples = bench.examples(8, length, words=WORDS)
+    batch, *_ = engine.batches(examples, bench.args().microbatch_tokens)
     with bench.autocast():
         for prompts in (alone, sharing):
             engine.sample(prompts, torch.rand(len(prompts), 4, device=bench.device), 1.0)
-        loss = engine.score(batch, 1.0).logprobs.sum()
+        loss = engine.score(batch.to(bench.device), 1.0).logprobs.sum()
     loss.backward()
-    policy.model.zero_grad()
+    engine.model.zero_grad()
 
 
-def chosen(events: Iterable[FunctionEvent]) -> Iterator[tuple[str, str, str]]:
-    """Of each call of attention what it is for, the kind of kernel that torch chose, and the shapes."""
-    for event in events:
-        inner = list(_below(event))
-        kind = kind_of_choice(event.name)
-        if kind and event.name.endswith("_backward"):
-            yield UPDATED, kind, f"gradient {tuple(event.input_shapes[0])}"
-        if event.name != CALL or any(one.name == CALL for one in inner):
-            continue  # autocast's, which calls again
-        query, keys, _, *others = event.input_shapes
-        mask = f"mask {tuple(others[0])}" if others and others[0] else "no mask"
-        kinds = {kind_of_choice(one.name) for one in inner} - {None}
-        for kind in kinds or {OTHER}:
-            yield (
-                DECODED if query[2] < keys[2] else READ,
-                str(kind),
-                f"queries {tuple(query)}, keys {tuple(keys)}, {mask}",
-            )
+def chosen(event: FunctionEvent) -> Iterator[tuple[str, str, str]]:
+    """Of a call of attention what it is for, the kind of kernel that torch chose, and the shapes; nothing
+    of another event."""
+    inner = list(_below(event))
+    kind = kind_of_choice(event.name)
+    if kind and event.name.endswith("_backward"):
+        yield UPDATED, kind, f"gradient {tuple(event.input_shapes[0])}"
+    if event.name != CALL or any(one.name == CALL for one in inner):
+        return  # autocast's, which calls again
+    query, keys, _, *others = event.input_shapes
+    mask = f"mask {tuple(others[0])}" if others and others[0] else "no mask"
+    use = DECODED if query[2] < keys[2] else READ
+    for kind in {kind_of_choice(one.name) for one in inner} - {None} or {OTHER}:
+        yield use, str(kind), f"queries {tuple(query)}, keys {tuple(keys)}, {mask}"
 
 
 def _below(event: FunctionEvent) -> Iterator[FunctionEvent]:
