@@ -102,28 +102,22 @@ def test_it_goes_through_several_shapes(small_steps, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["qwen2", "llama"])
-def test_under_autocast_and_of_16_bit_weights_numbers_have_the_same_types(name, small_steps):
-    """The same tokens in bfloat16, up to draws at an edge, and log-probabilities as near as two orders of
-    adding up are."""
-    for dtype in (torch.float32, torch.bfloat16):
-        model = model_of(*GROUPED[name]).to(dtype)
-        for module in model.modules():  # norms as transformers has them
-            module.__dict__.pop("forward", None)
-        prompts, numbers = asked(12), uniform(24, LONG)
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
-            shared, ours = (
-                engine(model, MANY_STOPS, PAD).sample(prompts, numbers, 1.0)
-                for engine in (SharedEngine, StaticEngine)
-            )
-        equal = [a.ids == b.ids for a, b in zip(shared, ours, strict=True)]
-        assert sum(equal) >= 20
-        gaps = [
-            abs(x - y)
-            for a, b in zip(shared, ours, strict=True)
-            if a.ids == b.ids
-            for x, y in zip(a.logprobs, b.logprobs, strict=True)
-        ]
-        assert sum(gaps) / len(gaps) < 0.01
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_have_the_types_that_autocast_gives_them(name, dtype, monkeypatch):
+    """In bfloat16, where each rounding shows, to the last bit: of float32 weights under autocast, and of
+    weights that are narrow themselves. Attention adds up in another order where it reads another length,
+    so it reads exactly what there is."""
+    monkeypatch.setattr(static, "LENGTH_STEP", 1)
+    model = model_of(*GROUPED[name]).to(dtype)
+    for module in model.modules():  # norms as transformers has them
+        module.__dict__.pop("forward", None)
+    prompts, numbers = asked(12), uniform(24, LONG)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
+        shared, ours = (
+            engine(model, (-1,), PAD).sample(prompts, numbers, 1.0)
+            for engine in (SharedEngine, StaticEngine)
+        )
+    same(ours, shared, nats=0)
 
 
 def test_float32_weights_give_the_shared_engines_numbers():

@@ -43,8 +43,11 @@ class StaticEngine(SharedEngine):
     def _decode(self, decoding: Decoding, draws: Draws, tokens: Tensor) -> None:
         torch.clear_autocast_cache()  # copies of the weights, which are about to be made again
         with _own_stream(tokens.device), torch.autocast(tokens.device.type, enabled=False):
-            StaticDecoder(self.model, decoding, draws, tokens).run()
+            decoder = StaticDecoder(self.model, decoding, draws, tokens)
+            decoder.run()
         if tokens.is_cuda:
+            torch.cuda.synchronize()  # no recording goes while it runs
+            del decoder
             torch.cuda.empty_cache()  # what recordings reserve, nobody else can use
 
 
