@@ -203,9 +203,11 @@ class OutputLayer:
 def product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """hidden (n, width) times weight (vocabulary, width), transposed, and bias: float32 at least, of
     factors of one type, which may be narrow on a GPU."""
-    with torch.autocast(hidden.device.type, enabled=False):
-        if hidden.dtype in NARROW:
-            logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
-        else:
+    if hidden.dtype in NARROW:
+        logits = torch.mm(hidden, weight.t(), out_dtype=torch.float32)
+    elif torch.is_autocast_enabled(hidden.device.type):
+        with torch.autocast(hidden.device.type, enabled=False):
             logits = torch.mm(hidden, weight.t())
-        return logits if bias is None else logits.add_(bias)
+    else:
+        logits = torch.mm(hidden, weight.t())
+    return logits if bias is None else logits.add_(bias)
