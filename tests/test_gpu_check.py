@@ -185,13 +185,15 @@ def test_the_half_without_a_gpu_runs(tmp_path):
         where = "cpu", "float32", f"{engine}, from float64"
         assert found["exact"][(*where, "largest, nats")] < 1e-4
         assert found["exact"][(*where, "gradient, of its length")] < 1e-4
-    equal = found["exact"]["cpu", "float32", "eager, share of tokens as plain samples them"]
-    assert equal == 1.0
+    for decoder in ("eager", "graph"):
+        share = f"{decoder}, share of tokens as plain samples them"
+        assert found["exact"]["cpu", "float32", share] == 1.0
     uses = {name[2] for name in found["attention"] if name[:2] == ("by default", "eager")}
     assert uses == {"prompts and updates read", "a decoded token", "an update's gradient"}
-    assert found["decode"]["eager", "16 rows", "ms a token"] > 0
+    assert found["decode"]["graph", "16 rows", "ms a token"] > 0
     # By hand: 3 x 2 proposals, 2 attempts at each, and 3 x 2 answers to train on; all of 8 tokens.
-    assert found["step"]["step 2, eager", "completions"] == 6 + 6 * 2 + 6
-    assert found["step"]["step 2, eager", "tokens"] == 24 * 8
+    for name in ("step 2, eager", "step 4, graph"):
+        assert found["step"][name, "completions"] == 6 + 6 * 2 + 6
+        assert found["step"][name, "tokens"] == 24 * 8
     assert found["signal"]["exit status when stopped",] == 128 + 15
     assert f"| decode | {parts['decode']['seconds']} s | done |" in done.stdout

@@ -22,7 +22,6 @@ from model.policy.modes import recompute_activations
 WORDS = 512
 FLOAT32 = "float32"
 PRECISIONS = FLOAT32, "bfloat16 autocast"
-SCORERS = {name: ENGINES[name] for name in ("plain", "shared")}
 SHAPE = dict(
     model_type="qwen2",
     vocab_size=WORDS,
@@ -55,7 +54,7 @@ def exact(bench: Bench) -> None:
         model.to(device)
         for precision in PRECISIONS:
             found, autocast = {}, precision != FLOAT32
-            for name, engine in SCORERS.items():
+            for name, engine in ENGINES.items():
                 bench.check_time()
                 found[name] = _scored(model, engine, examples, autocast)
                 _say(bench, found[name], truth, device, precision, f"{name}, from float64")
@@ -130,6 +129,7 @@ def _sampling(
     prompts = [example.rollout.prompt_ids for example in examples]
     uniform = torch.rand(len(prompts), RESPONSE, generator=torch.Generator().manual_seed(1))
     sampled: dict[str, Tensor] = {}
+    apart: dict[str, tuple[float, float]] = {}
     for name, engine in engines.items():
         bench.check_time()
         with bench.going_on(*where, name):
@@ -142,11 +142,17 @@ def _sampling(
                 replace(one, rollout=_with_response(one.rollout, response))
                 for one, response in zip(examples, found, strict=True)
             ]
-            scorer = SCORERS["plain" if name == "plain" else "shared"]
+            scorer = ENGINES["plain" if name == "plain" else "shared"]
             scored, _ = _scored(model, scorer, written, autocast)
             off = (scored - torch.tensor([response.logprobs for response in found])).abs()
-            bench.say(float(off.mean()), *where, f"{name}, sampled from scored", "mean, nats")
-            bench.say(float(off.max()), *where, f"{name}, sampled from scored", "largest, nats")
+            apart[name] = float(off.mean()), float(off.max())
+            title = f"{name}, sampled from scored"
+            for value, word in zip(apart[name], ("mean, nats", "largest, nats"), strict=True):
+                bench.say(value, *where, title, word)
+            mean, largest = apart[name]
+            most = MOST_FACTOR * apart["plain"][0]
+            holds = mean <= most if autocast else largest < MOST_LOGPROB
+            bench.require(holds, *where, title, otherwise=f"{mean:.2g} nats in the mean")
 
 
 def _with_response(rollout: Rollout, response: Response) -> Rollout:

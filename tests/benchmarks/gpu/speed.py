@@ -11,7 +11,9 @@ from gpu.bench import NEVER, Bench, multiplied
 from gpu.planned import planned_peaks
 from model.args import AZRArgs
 from model.engine.protocol import Engine
-from model.inference import ENGINES, slices
+from model.engine.shared import SharedEngine
+from model.engine.static import StaticEngine
+from model.inference import slices
 from model.learner import Learner
 
 # Names of CUDA's calls, as the profiler has them.
@@ -25,16 +27,10 @@ BEGUN = 12  # tokens of a rollout, after which all it needs is in memory
 
 
 def decoders(bench: Bench) -> dict[str, type[Engine]]:
-    """The engines that sample, by what `--decode` calls them; says why one is not there."""
-    found = {"eager": ENGINES["shared"]}
-    try:
-        from model.engine.static import StaticEngine
-
-        found["graph"] = StaticEngine
-    except ImportError as error:
-        bench.say(f"not there: {error}", "graph")
+    """The engines that sample, by what `--decode` calls them: those that are wanted."""
+    known = {"eager": SharedEngine, "graph": StaticEngine}
     wanted = bench.options.decode
-    return {name: engine for name, engine in found.items() if wanted in ("both", name)}
+    return {name: engine for name, engine in known.items() if wanted in ("both", name)}
 
 
 def decode(bench: Bench) -> None:
@@ -122,7 +118,7 @@ def counted(events: list[FunctionEvent]) -> dict[str, float]:
 def prefill(bench: Bench) -> None:
     """Requests that share nothing, read together; one token of each is sampled."""
     policy, sizes = bench.policy(), bench.sizes
-    sampler = ENGINES["shared"](policy.model, NEVER, policy.pad_id)
+    sampler = SharedEngine(policy.model, NEVER, policy.pad_id)
     prompts = bench.prompts(sizes.read, sizes.request)
     uniform = torch.rand(len(prompts), 1, device=bench.device)
 
