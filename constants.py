@@ -31,6 +31,7 @@ PRIMES = (
 # fmt: on
 MINIMUM_PRIME = 5  # 2 and 3 would be cheap answers
 MAXIMUM_PRIME = 617
+AUTO = "auto"  # a value that the program chooses
 
 # The most that the parser reads; anything longer is malformed before any number is converted.
 MAXIMUM_RESPONSE_CHARACTERS = 100_000

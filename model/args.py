@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 
 from constants import (
+    AUTO,
     CARDS,
     CUDA_MODEL,
     DEFAULT_SEED,
@@ -26,7 +27,6 @@ from model.presets import language_by_name, preset
 from prime_inversion import all_problems, evaluated_problems
 
 NEWEST = "newest"  # --resume without a path
-AUTO = "auto"  # a value that the program chooses
 FOLLOWERS = "yoked", "replayed"  # the proposers of a run that follows another
 
 

@@ -6,8 +6,8 @@ the language of a folder.
 from typing import Any
 
 from constants import (
+    AUTO,
     FULL_FINE_TUNING_MEMORY,
-    MAXIMUM_PRIME,
     REASONER_MODEL,
     REASONER_PRIME,
     SMOLLM2_MODEL,
@@ -35,7 +35,7 @@ CHAT_PRESET = PRETRAINED | dict(
     n_references=6,
     train_attempts=False,
     refill="uniform",
-    max_prime=MAXIMUM_PRIME,
+    max_prime=AUTO,
     max_proposal_tokens=512,
     max_answer_tokens=512,
     lr=1e-6,

@@ -108,7 +108,7 @@ def test_without_flags_the_run_is_the_tiny_one():
 
 CHAT_VALUES = dict(
     batch_size=32, n_attempts=8, n_references=6, train_attempts=False, max_proposal_tokens=512, max_answer_tokens=512,
-    min_prime=5, max_prime=617, lr=1e-6, total_steps=200, rollout_rows=432, adam_beta2=0.999,
+    min_prime=5, max_prime="auto", lr=1e-6, total_steps=200, rollout_rows=432, adam_beta2=0.999,
     entropy_coef=0.001, minibatches=3, lr_warmup=0, refill="uniform", lr_half_life=0.0, eval_problems=128,
     eval_uniform=False, share_triples=False, proposer_weight=1.0, crowding_cost=0.0, keep_checkpoints=1,
     checkpoint_every=20,

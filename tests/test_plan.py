@@ -17,12 +17,14 @@ from utils.string_formatting import PromptRenderer
 
 
 def test_a_step_by_hand():
-    proposing, solving, evaluating = count_stages(parse_args(["--plan"]), CHAT)
+    proposing, solving, evaluating = count_stages(
+        parse_args(["--plan", "--max-prime", "617"]), CHAT
+    )
     ask, question = proposing.prompt_tokens, solving.prompt_tokens
     assert proposing == Stage(96, 96, ask, 512, 96, 96)
     assert solving == Stage(96 * 8 + 96, 96, question, 512, 96, 96)
     assert evaluating == Stage(3 * 128, 3 * 128, question, 512, 384, 0)
-    args = parse_args(["--plan", "--train-attempts", "--proposer", "frozen"])
+    args = parse_args(["--plan", "--max-prime", "617", "--train-attempts", "--proposer", "frozen"])
     proposing, solving, _ = count_stages(args, CHAT)
     assert proposing == Stage(96, 96, ask, 512, 96, 0)
     assert solving == Stage(768, 768, question, 512, 96, 768)
@@ -44,7 +46,9 @@ def test_prompts_are_as_long_as_the_longest_of_tiny():
 def test_estimated_prompts_are_no_shorter_than_a_real_tokenizers():
     # Counted by SmolLM2's own tokenizer and template, with primes up to 617 and limits of 512.
     for language, known, real in ((CHAT, "6", (318, 161)), (DIALOGUE, "1", (261, 221))):
-        stages = count_stages(parse_args(["--plan", "--n-references", known]), language)
+        stages = count_stages(
+            parse_args(["--plan", "--max-prime", "617", "--n-references", known]), language
+        )
         for tokens, stage in zip(real, stages[:2], strict=True):
             assert tokens <= stage.prompt_tokens <= 1.5 * tokens
 
@@ -64,7 +68,7 @@ def test_seconds_by_hand():
 def test_the_plan_counts_the_slices_that_are_sampled():
     """864 answers in slices of at most 384: 3 of 288, which take as long as 3 of 384 and less memory;
     proposals are 96, and evaluation problems 384."""
-    args = parse_args(["--plan", "--rollout-rows", "384"])
+    args = parse_args(["--plan", "--max-prime", "617", "--rollout-rows", "384"])
     model, language = read_model(args)
     stages = count_stages(args, language)
     rows = [rollout_sizes(model, AUTOCAST, stage, 384)["KV cache"][0][0] for stage in stages]

@@ -21,6 +21,7 @@ from model.eval.prime_range import (
 )
 from model.flags import is_word
 from model.plan.plan import plan
+from model.policy.weights import PolicyError
 from model.run.finished import FinishedRun
 from model.run.resumption import resumed_args
 from model.run.rows import RunDirectoryError
@@ -57,6 +58,16 @@ def test_a_plan_says_which_range_it_assumed():
         line for line in auto[0].splitlines() if "auto" not in line and "counted" not in line
     ]
     assert without == widest[0].splitlines() and auto[1] == widest[1]
+
+
+def test_reasoner_is_planned_for_the_primes_it_has_words_for():
+    """Oracle: its largest word is 61, by its own tokenizer."""
+    text, fits = plan(parse_args(["--plan", "--model", "reasoner", "--max-prime", "auto"]))
+    assert "planned for primes 5 to 61" in text and fits
+    with pytest.raises(
+        PolicyError, match="--max-prime 67: must be at most 61 for --model reasoner"
+    ):
+        plan(parse_args(["--plan", "--model", "reasoner", "--max-prime", "67"]))
     assert "--max-prime auto: planned for primes 5 to 617" in auto[0]
 
 

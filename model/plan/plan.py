@@ -19,6 +19,8 @@ from constants import (
     EMBEDDED_MODELS,
     MAXIMUM_PRIME,
     PLANNED_CARD,
+    REASONER_MODEL,
+    REASONER_PRIME,
     SHAPES,
 )
 from custom_types import TASKS, PromptSet
@@ -81,9 +83,10 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     of primes that is not decided yet is the widest, whose prompts are the longest."""
     assumed = []
     if args.undecided:
-        args = replace(args, max_prime=MAXIMUM_PRIME)
+        widest = REASONER_PRIME if args.model == REASONER_MODEL else MAXIMUM_PRIME
+        args = replace(args, max_prime=widest)
         assumed = [
-            f"--max-prime auto: planned for primes {args.min_prime} to {MAXIMUM_PRIME}, the most that it may "
+            f"--max-prime auto: planned for primes {args.min_prime} to {widest}, the most that it may "
             f"take; attempts before step 1 are not counted."
         ]
     name = args.card or PLANNED_CARD
@@ -172,6 +175,8 @@ def read_model(args: AZRArgs) -> tuple[PreTrainedModel, PromptSet]:
             model = AutoModelForCausalLM.from_config(config)
         units(config)
         language = PROMPT_SETS[getattr(config, "prompt_set", CHAT.name)]
+    except PolicyError:
+        raise
     except Exception as error:  # of any of the libraries that read a model's files
         raise PolicyError(
             f"--model {args.model}: has no config of a language model that can be planned for "

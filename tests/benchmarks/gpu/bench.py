@@ -23,7 +23,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from constants import CARDS, CUDA_MODEL, SHAPES
+from constants import CARDS, CUDA_MODEL, MAXIMUM_PRIME, SHAPES
 from custom_types import TASKS, Example, Policy, Role, Rollout
 from model.args import AZRArgs
 from model.policy.modes import recompute_activations
@@ -241,7 +241,7 @@ class Bench:
 
     def args(self, **changes: Any) -> AZRArgs:
         """A run's arguments: the preset of a chat model on a large GPU, at these sizes."""
-        given = {**preset("chat"), **self.sizes.settings, **changes}
+        given = {**preset("chat"), "max_prime": MAXIMUM_PRIME, **self.sizes.settings, **changes}
         card = planned_card(torch.cuda.get_device_name(), card_memory()) if self.cuda else None
         return AZRArgs(model=CUDA_MODEL, card=card, **given)
 
