@@ -77,7 +77,7 @@ class AZRArgs(Flags):
         words=(AUTO,),
     )
     auto_share: float = flag(
-        0.4, "share of the problems that --max-prime auto asks for", above=0, most=1
+        0.2, "share of the problems that --max-prime auto asks for", above=0, most=1
     )
     seed_problems: int = flag(
         8, "random problems of each task in the buffer before step 1", least=1

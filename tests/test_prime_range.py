@@ -58,6 +58,7 @@ def test_a_plan_says_which_range_it_assumed():
         line for line in auto[0].splitlines() if "auto" not in line and "counted" not in line
     ]
     assert without == widest[0].splitlines() and auto[1] == widest[1]
+    assert "--max-prime auto: planned for primes 5 to 617" in auto[0]
 
 
 def test_reasoner_is_planned_for_the_primes_it_has_words_for():
@@ -68,7 +69,6 @@ def test_reasoner_is_planned_for_the_primes_it_has_words_for():
         PolicyError, match="--max-prime 67: must be at most 61 for --model reasoner"
     ):
         plan(parse_args(["--plan", "--model", "reasoner", "--max-prime", "67"]))
-    assert "--max-prime auto: planned for primes 5 to 617" in auto[0]
 
 
 def test_a_resumed_run_keeps_its_number():
@@ -159,19 +159,23 @@ def chosen_by(always: int, sometimes: int, **settings):
 
 
 def test_what_is_asked_and_what_is_recorded():
-    """34 + 80 of the 146 residues up to 31 are solved sometimes; 16 of each task are asked of a band, 8
-    times, each at once with its prompt of 2 tokens and its answer of 1."""
-    prime, record, asked, ranges, said = chosen_by(13, 31)
+    """34 + 80 of the 146 residues up to 31 are solved sometimes; 32 of each task are asked of a band, or all,
+    8 times, each at once with its prompt of 2 tokens and its answer of 1."""
+    prime, record, asked, ranges, said = chosen_by(13, 31, auto_share=0.4)
     assert prime == 31 and ranges == [13, 19, 31, 61, 127, 251, 617]
     problems = [list(dict.fromkeys(one)) for one, _ in asked]
     assert all(temperature == 0.5 for _, temperature in asked)
     for (attempts, _), own, (low, high) in zip(
         asked, problems, (map(int, name.split("-")) for name in BANDS), strict=True
     ):
-        assert [sum(one.task is task for one in own) for task in TASKS] == [16, 16, 16]
+        sizes = [len(all_problems(task, low, high)) for task in TASKS]
+        assert [sum(one.task is task for one in own) for task in TASKS] == [
+            min(32, n) for n in sizes
+        ]
         assert all(low <= one.p <= high for one in own)
         assert all(attempts.count(one) == 8 for one in own)
-    counts = {"problems": 7 * 48, "completions": 7 * 48 * 8, "tokens": 7 * 48 * 8 * 3}
+    asked_for = 7 * 3 * 32 - 4  # there are 28 of induction up to 13
+    counts = {"problems": asked_for, "completions": asked_for * 8, "tokens": asked_for * 8 * 3}
     assert {key: record[key] for key in counts} == counts
     assert record["share"] == 0.4 and record["attempts"] == 8 and record["reached"]
     assert [row["sometimes"] for row in record["bands"]] == [0, 1, 1, 0, 0, 0, 0]
@@ -180,14 +184,14 @@ def test_what_is_asked_and_what_is_recorded():
     assert so_far == pytest.approx((114 / 146 + 114 / 146 + 109 / 137) / 3)
     assert json.loads(json.dumps(record)) == record
     assert len(said) == 2 + 7 + 1 and said[-1].startswith(
-        "primes 5 to 31, for 336 problems, 2,688 "
+        "primes 5 to 31, for 668 problems, 5,344 "
     )
 
 
 def test_where_no_range_has_the_share_the_smallest_is_taken_and_said():
     prime, record, _, _, said = chosen_by(617, 617)
     assert prime == 13 and not record["reached"]
-    assert said[-2] == "no range has a share of 0.4: the smallest is taken"
+    assert said[-2] == "no range has a share of 0.2: the smallest is taken"
     assert chosen_by(0, 617)[0] == 617
     assert chosen_by(0, 617, min_prime=500)[1]["bands"][0]["primes"] == "503-617"
 

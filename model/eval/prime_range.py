@@ -27,7 +27,8 @@ from model.eval.scores import bands
 from prime_inversion import all_problems, guess_rate
 from utils.tables import span_name
 
-ASKED = 16  # problems of each task and band
+ASKED = 32  # problems of each task and band, or all
+SMALLEST_BAND = 16  # problems of each task; fewer would say little of a band
 LEAST_ATTEMPTS = 4  # with fewer, whether a problem is solved sometimes is mostly luck
 COLUMNS = (
     ("primes", 9), ("problems", 10), ("solved", 8), ("guessing", 10), ("sometimes", 11), ("so far", 8),
@@ -70,13 +71,13 @@ def largest_range(measured: Sequence[Band], share: float) -> int | None:
 
 def measured_bands(min_prime: int, most: int) -> list[tuple[int, ...]]:
     """The primes from `min_prime` to `most` in bands: those of `model/eval/scores.py`, but one with fewer
-    than `ASKED` problems of a task is joined to the next. From 5: 5-13, 17-19, 23-31, 37-61, 67-127,
+    than `SMALLEST_BAND` problems of a task is joined to the next. From 5: 5-13, 17-19, 23-31, 37-61, 67-127,
     131-251, 257-617."""
     found: list[tuple[int, ...]] = []
     joined: tuple[int, ...] = ()
     for primes in bands(min_prime, most).values():
         joined += primes
-        if all(len(all_problems(task, joined[0], joined[-1])) >= ASKED for task in TASKS):
+        if all(len(all_problems(task, joined[0], joined[-1])) >= SMALLEST_BAND for task in TASKS):
             found.append(joined)
             joined = ()
     return [*found, joined] if joined else found
