@@ -123,7 +123,7 @@ class AZRArgs(Flags):
         "auto",
         "how the shared engine samples once no two rows are the same; eager: through the model itself; graph: "
         "a GPU records a token's work and repeats it, for Qwen2 and Llama models without adapters; auto: "
-        "eager, as no GPU has timed the other yet",
+        "eager, as a GPU has run the other for some minutes alone",
         choices=("auto", "eager", "graph"),
         changeable=True,
     )
