@@ -17,7 +17,7 @@ from model.eval.baselines import BaselineArgs, baseline_scores, problem_args, tr
 from model.eval.evaluator import evaluation_problems
 from model.eval.scores import ALL, HELD_OUT, SEEN, UNSEEN, bands, score_rows
 from model.flags import ArgumentError
-from prime_inversion import all_problems, primes_between
+from prime_inversion import all_problems, is_held_out, primes_between
 
 
 def accuracies(rows: list[dict], policy: str, band: str = ALL) -> dict[str, float]:
@@ -30,6 +30,18 @@ def accuracies(rows: list[dict], policy: str, band: str = ALL) -> dict[str, floa
 
 def asked(given: BaselineArgs, args: AZRArgs) -> list[Problem]:
     return [problem for problem in evaluation_problems(args) for _ in range(given.samples)]
+
+
+def test_held_out_problems_alone():
+    """Those of the definition, and with the default all."""
+    every = [p for task in TASKS for p in all_problems(task, 5, 31)]
+    for share in (0.0, 0.2):
+        given = BaselineArgs(held_out=share)
+        wanted = {p for p in every if is_held_out(p, share)} if share else set(every)
+        found = asked(given, problem_args(given))
+        assert set(found) == wanted and len(found) == len(wanted) > 60
+    with pytest.raises(ArgumentError, match="--held-out 0.2 --min-prime 29 .* of 28"):
+        problem_args(BaselineArgs(held_out=0.2, min_prime=29, max_prime=29))
 
 
 @pytest.mark.slow

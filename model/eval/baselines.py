@@ -76,6 +76,12 @@ class BaselineArgs(Flags):
     num_problems: int = flag(
         512, "problems of each task; all of them where there are fewer", least=1
     )
+    held_out: float = flag(
+        0.0,
+        "ask those problems alone that a run with this --held-out never trains on; 0: ask all",
+        least=0,
+        most=0.9,
+    )
     samples: int = flag(1, "k, answers to each problem, for pass@1 to pass@k", least=1)
     temperature: float | None = flag(
         None, "temperature of sampling; 0: greedy [0 for one sample, 1 for more]", least=0, most=100
@@ -123,6 +129,7 @@ def problem_args(given: BaselineArgs) -> AZRArgs:
         min_prime=first.min_prime if given.min_prime is None else given.min_prime,
         max_prime=first.max_prime if given.max_prime is None else given.max_prime,
         eval_problems=given.num_problems,
+        held_out=given.held_out,
         seed=given.seed,
     )
 
