@@ -20,7 +20,7 @@ ANSWER_REWARDS = {
     Verdict.MALFORMED: MALFORMED_REWARD,
 }
 FORMAT_REWARDS = ANSWER_REWARDS | {Verdict.WRONG: CORRECT_REWARD}  # for a control
-REWARD_SCHEMES = ("learnability", "variance", "constant", "format")
+REWARD_SCHEMES = ("learnability", "variance", "alignment", "constant", "format")
 
 
 def compute_solve_rates(attempts: Sequence[Judged]) -> dict[Problem, float]:
@@ -57,7 +57,7 @@ def compute_r_propose(
 def compute_r_total(
     role: Role,
     verdict: Verdict,
-    solve_rate: float | None = None,
+    measured: float | None = None,
     *,
     invalid_reward: float = -0.5,
     extreme_reward: float = 0.0,
@@ -65,10 +65,11 @@ def compute_r_total(
 ) -> float:
     """The reward of one rollout.
 
-    solve_rate: needed for a VALID proposal, and for nothing else. scheme: "learnability", "variance",
-    or as a control "constant", by which every valid proposal earns 1, or "format", by which every
-    well-formed answer earns 1 too. Raises ValueError for a verdict that the role cannot get, and if the solve rate
-    is missing.
+    measured: of a VALID proposal what it is paid by, its solve rate or with "alignment" its alignment;
+    needed for nothing else. scheme: "learnability", "variance", "alignment", which is paid as it is, or
+    as a control "constant", by which every valid proposal earns 1, or "format", by which every
+    well-formed answer earns 1 too. Raises ValueError for a verdict that the role cannot get, and if
+    nothing was measured.
     """
     if scheme not in REWARD_SCHEMES:
         raise ValueError(f"scheme must be one of {REWARD_SCHEMES}, not {scheme!r}")
@@ -82,6 +83,8 @@ def compute_r_total(
         return invalid_reward
     elif verdict is Verdict.VALID and scheme in ("constant", "format"):
         return CORRECT_REWARD
-    elif verdict is Verdict.VALID and solve_rate is not None:
-        return compute_r_propose(solve_rate, extreme_reward=extreme_reward, scheme=scheme)
-    raise ValueError(f"no reward for a {role} with verdict {verdict} and solve rate {solve_rate}")
+    elif verdict is Verdict.VALID and measured is not None:
+        if scheme == "alignment":
+            return measured
+        return compute_r_propose(measured, extreme_reward=extreme_reward, scheme=scheme)
+    raise ValueError(f"no reward for a {role} with verdict {verdict} and solve rate {measured}")

@@ -163,9 +163,10 @@ class AZRArgs(Flags):
     reward: str = flag(
         "learnability",
         "what is paid. learnability: the share of attempts at a valid proposal that failed; variance: that "
-        "share times the share that did not; constant: 1 for a valid proposal; format: 1 for a valid "
+        "share times the share that did not; alignment: how far the gradient of attempts at a valid "
+        "proposal points where the weights moved in the last step; constant: 1 for a valid proposal; format: 1 for a valid "
         "proposal and for a well-formed answer",
-        choices=("learnability", "variance", "constant", "format"),
+        choices=("learnability", "variance", "alignment", "constant", "format"),
     )
     advantage: str = flag(
         "task_relative",
@@ -280,6 +281,16 @@ class AZRArgs(Flags):
             raise ArgumentError(
                 "--advantage grpo --no-train-attempts: must have --train-attempts, or there is no "
                 "group of attempts to compare"
+            )
+        if self.reward == "alignment" and self.n_attempts == 1:
+            raise ArgumentError(
+                "--reward alignment --n-attempts 1: must have at least 2 attempts at a problem, or none "
+                "earns more than another"
+            )
+        if self.reward == "alignment" and self.eval_uniform:
+            raise ArgumentError(
+                "--reward alignment --eval-uniform: must have --no-eval-uniform, as evaluations know no "
+                "movement of the weights"
             )
         if not self.model.strip():
             raise ArgumentError(

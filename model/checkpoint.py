@@ -32,6 +32,7 @@ def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
         "problems": trainer.problems.state_dict(),
         "adapters": _adapters(trainer),
         "proposer": trainer.proposer.state_dict(),
+        "measure": trainer.measure.state_dict(),
         "origin": trainer.policy.origin,
         "engine": trainer.policy.engine,
         "optimizer": learner.optimizer.state_dict()["state"],
@@ -53,6 +54,7 @@ def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
     for name, weight in _adapters(trainer).items():
         weight.data.copy_(state["adapters"][name])
     trainer.proposer.load_state_dict(state["proposer"])
+    trainer.measure.load_state_dict(state.get("measure", {}))  # older checkpoints have none
     moments = {int(index): values for index, values in state["optimizer"].items()}
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})

@@ -125,18 +125,7 @@ class Learner:
             batch = batch.to(self.accelerator.device)
             scores = self._score(batch)
             before = scores.detach() if old is None else old[number]
-            objective, measured = self.objective(
-                scores.logprobs,
-                before.logprobs,
-                batch.advantages,
-                batch.response_mask,
-                clip_low=args.clip_low,
-                clip_high=args.clip_high,
-                aggregate=args.aggregate,
-                denominator=denominator,
-                weights=batch.weights,
-                counts=batch.counts,
-            )
+            objective, measured = self._objective(batch, scores, before, denominator)
             bonus = aggregate_tokens(
                 scores.likely_entropy,
                 batch.response_mask,
@@ -151,6 +140,36 @@ class Learner:
             found.append(scores.detach())
         add_gradients(self.trained)
         return merged_diagnostics(gather(diagnostics), sum), found
+
+    def gradient(self, replay: ReplayBuffer) -> Tensor:
+        """The gradient of the objective, without an entropy bonus, of all examples by the trained weights
+        as they are: flat, as long as there are weights. Changes nothing, and asks no other process."""
+        self.model.eval()
+        total, denominator = torch.zeros(()), replay.count(self.args.aggregate)
+        for batch in self.engine.batches(replay.examples, self.args.microbatch_tokens):
+            batch = batch.to(self.accelerator.device)
+            scores = self._score(batch)
+            objective, _ = self._objective(batch, scores, scores.detach(), denominator)
+            found = torch.autograd.grad(objective, self.trained, materialize_grads=True)
+            total = torch.cat([part.flatten() for part in found]) + total.to(found[0])
+        return total
+
+    def _objective(
+        self, batch: MiniBatch, scores: Scores, before: Scores, denominator: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is climbed, and its diagnostics; before: scores by the weights that sampled."""
+        return self.objective(
+            scores.logprobs,
+            before.logprobs,
+            batch.advantages,
+            batch.response_mask,
+            clip_low=self.args.clip_low,
+            clip_high=self.args.clip_high,
+            aggregate=self.args.aggregate,
+            denominator=denominator,
+            weights=batch.weights,
+            counts=batch.counts,
+        )
 
     def _score(self, batch: MiniBatch) -> Scores:
         """How likely the responses of a batch are, which is where the model is."""

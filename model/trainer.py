@@ -34,6 +34,7 @@ from custom_types import (
 from model.args import AZRArgs
 from model.inference import rollout
 from model.learner import Learner
+from model.measures import MEASURES, SolveRates
 from model.proposers.protocol import Followed
 from model.proposers.table import PROPOSERS
 from prime_inversion import is_held_out, trained_problems
@@ -71,6 +72,7 @@ class AZRTrainer:
         self.problems.seed(space, args.seed_problems)
         self.proposer = PROPOSERS[args.proposer](policy, args, followed or {})
         self.learner = learner or Learner(policy, args, accelerator)
+        self.measure = MEASURES.get(args.reward, SolveRates)(self.learner)
         self.sampling_rng = seeded_generator(f"{args.seed}/sampling")
         self.steps = self.num_tokens = 0
 
@@ -113,6 +115,9 @@ class AZRTrainer:
         answers = self._judge(self._answer([*attempts, *lessons, *self._refill(taught)]))
         measured, others = answers[: len(attempts)], answers[len(attempts) :]
         solve_rates = compute_solve_rates(measured)
+        paid_by = self.measure.of(
+            [one for one in measured if one.rollout.problem in times_proposed]
+        )
         self.proposer.judged(solve_rates)
         for item in answers:
             if item.rollout.problem in self.problems:
@@ -121,10 +126,10 @@ class AZRTrainer:
         trained_on = set(taught) if args.train_attempts else set()
         trained = [item for item in measured if item.rollout.problem in trained_on]
         return Round(
-            proposals=self._pay(proposals, solve_rates, times_proposed),
+            proposals=self._pay(proposals, paid_by, times_proposed),
             novel=tuple(novel),
             solve_rates=solve_rates,
-            answers=self._pay(trained + others, solve_rates, times_proposed),
+            answers=self._pay(trained + others, paid_by, times_proposed),
             taught=len(trained) + len(lessons),
             completions=tuple(item.rollout for item in proposals + answers),
         )
@@ -183,18 +188,19 @@ class AZRTrainer:
     def _pay(
         self,
         judged: Sequence[Judged],
-        solve_rates: Mapping[Problem, float],
+        paid_by: Mapping[Problem, float],
         times_proposed: Mapping[Problem, int],
     ) -> tuple[Scored, ...]:
-        """Returns the rollouts with what each earns, and what a proposal loses for being one of many."""
+        """Returns the rollouts with what each earns, and what a proposal loses for being one of many.
+        paid_by: what was measured of each valid proposal."""
         args, settings = self.args, self.args.reward_settings
         scored = []
         for item in judged:
-            solve_rate, cost = None, 0.0
+            measured, cost = None, 0.0
             if item.proposed is not None:
-                solve_rate, copies = solve_rates[item.proposed], times_proposed[item.proposed]
+                measured, copies = paid_by[item.proposed], times_proposed[item.proposed]
                 cost = crowding_cost(copies, args.batch_size, args.crowding_cost)
-            reward = compute_r_total(item.rollout.role, item.verdict, solve_rate, **settings)
+            reward = compute_r_total(item.rollout.role, item.verdict, measured, **settings)
             scored.append(Scored(item.rollout, item.verdict, reward, cost, item.proposed))
         return tuple(scored)
 

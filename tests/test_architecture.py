@@ -23,7 +23,7 @@ LAYERS = [
     ("model.policy",),
     ("model.engine",),
     ("model.inference",),
-    ("model.optimizer", "model.learner", "model.proposers", "model.trainer"),
+    ("model.optimizer", "model.learner", "model.measures", "model.proposers", "model.trainer"),
     ("model.plan", "model.eval.evaluator", "model.eval.scores", "model.eval.prime_range"),
     ("model.checkpoint",),
     ("model.run",),

@@ -155,6 +155,19 @@ def gib(text: str, name: str) -> float:
     return float(next(line for line in text.splitlines() if line.startswith(name))[20:26])
 
 
+def test_alignment_keeps_weights_their_movement_and_a_gradient():
+    """12 bytes for each of 3,085,938,688 parameters, of which each checkpoint has the 4 of the weights."""
+    flags = ["--plan", "--no-eval-uniform"]
+    texts = [
+        plan(parse_args([*flags, "--reward", reward]))[0] for reward in ("alignment", "variance")
+    ]
+    assert "movement              34.5 GiB = 3,085,938,688 x 12\n" in texts[0]
+    assert "movement" not in texts[1]
+    for name, each in (("peak of the update", 12), ("disk, checkpoint ", 4)):
+        more = gib(texts[0], name) - gib(texts[1], name)
+        assert more == pytest.approx(3_085_938_688 * each / GIB, abs=0.1)
+
+
 def test_a_snapshot_is_the_weights_once_more():
     """In memory and in each checkpoint: 4 bytes for each of the 3,085,938,688 parameters, 11.5 GiB."""
     texts = {

@@ -104,3 +104,20 @@ def test_the_control_schemes_pay_form_alone(role, verdict):
         assert compute_r_total(role, verdict, solve_rate, scheme=scheme) == table[role, verdict]
     with pytest.raises(ValueError, match="scheme"):
         compute_r_total(role, verdict, solve_rate, scheme="none")
+
+
+@pytest.mark.parametrize("role, verdict", list(REWARDS))
+def test_an_alignment_is_paid_as_it_is(role, verdict):
+    """Also 0, which no other switch touches; all else earns what it ever does."""
+    for alignment in (-0.75, 0.0, 0.25):
+        paid = compute_r_total(
+            role,
+            verdict,
+            alignment if verdict is VALID else None,
+            scheme="alignment",
+            extreme_reward=-0.5,
+        )
+        assert paid == (alignment if verdict is VALID else REWARDS[role, verdict])
+    if verdict is VALID:
+        with pytest.raises(ValueError, match="solve rate"):
+            compute_r_total(role, verdict, scheme="alignment")

@@ -50,7 +50,8 @@ ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
 
 # What is in memory all the time, and beside it at each moment at which a phase may be at its peak; the
 # last name of a moment says what happens then.
-STANDING = ("weights", "frozen proposer", "AdamW moments")
+# "movement" is what alignment needs: the weights before the last step, their difference, and a gradient.
+STANDING = ("weights", "frozen proposer", "AdamW moments", "movement")
 UPDATING = (*STANDING, "gradients", "activations kept", "masks")
 MOMENTS = {
     "rollout": (

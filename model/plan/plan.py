@@ -278,6 +278,9 @@ def memory_sizes(
             "frozen proposer": standing["weights"],
             **standing,
         }
+    if args.reward == "alignment":
+        ((trained, _),) = standing["gradients"]
+        standing = standing | {"movement": [(trained, 12)]}
     positions = max(longest_sequence(stages)[0], args.microbatch_tokens)
     row = packed_row(args, stages)
     update = update_sizes(model, precision, positions, row, args.lora_rank, args.entropy_floor)
@@ -296,7 +299,8 @@ def disk_sizes(
     """What is downloaded, and what checkpoints take: the newest ones, the best, and the one that is
     being written."""
     frozen = sizes.get("frozen proposer", [])
-    checkpoint = [(model.num_parameters(), 4), *sizes["AdamW moments"], *frozen]
+    before = [(trained, 4) for trained, _ in sizes.get("movement", [])]
+    checkpoint = [(model.num_parameters(), 4), *sizes["AdamW moments"], *frozen, *before]
     number = args.keep_checkpoints + 2
     return {
         "disk, download": [(model.num_parameters(), 2)],
