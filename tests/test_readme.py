@@ -1,6 +1,7 @@
 """The README and the pages of the rooms against the program. Oracle: the dataclass, the presets, the
 files and flags that they name."""
 
+import doctest
 import re
 import shlex
 import subprocess
@@ -142,6 +143,15 @@ def test_the_reader_of_commands_sees_them():
     assert {"model/train.py", "model/eval/study.py", "tests/benchmarks/growth.py"} <= scripts()
     words = ["python", "model/train.py", "--resume", "--run-dir", "runs/first"]
     assert words in commands(README) and words in commands(PAGES["model/run/README.md"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in PAGES if ">>> " in PAGES[name]])
+def test_what_it_reads_off_the_logs_stands_there(name, monkeypatch):
+    """Oracle: the committed logs."""
+    monkeypatch.chdir(ROOT)
+    failed, tried = doctest.testfile(str(ROOT / name), module_relative=False, encoding="utf-8")
+    assert tried and not failed
 
 
 def test_the_table_of_flags_is_that_of_the_dataclass():
