@@ -66,6 +66,11 @@ class AZRArgs(Flags):
         changeable=True,
     )
     plan: bool = flag(False, "print what the run needs of its GPU, loading no weights, and stop")
+    trace: bool = flag(
+        False,
+        "with --plan: run a step of the model at full shape without numbers too, and print the memory it "
+        "takes; a minute for 3 billion parameters",
+    )
     # the problems
     min_prime: int = flag(5, "smallest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
     max_prime: int = flag(
@@ -258,6 +263,8 @@ class AZRArgs(Flags):
                 f"--min-prime {self.min_prime} --max-prime {self.max_prime}: there must be a prime "
                 f"from --min-prime to --max-prime"
             )
+        if self.trace and not self.plan:
+            raise ArgumentError("--trace: must have --plan, beside whose numbers it prints its own")
         if self.held_out and not self.undecided:
             self._require_both_kinds()
         if self.proposer in FOLLOWERS and self.yoked_to is None:

@@ -158,6 +158,8 @@ def _unlikely(z: Tensor, normaliser: Tensor, floor: float) -> Tensor:
 
 
 NARROW = torch.bfloat16, torch.float16
+# Devices that multiply narrow factors to float32. The trace of --plan adds the one it stands on.
+NARROW_PRODUCTS = {"cuda"}
 
 
 class OutputLayer:
@@ -178,7 +180,7 @@ class OutputLayer:
         weight, autocast = self._layer.weight, torch.is_autocast_enabled(kind)
         self._dtype = torch.get_autocast_dtype(kind) if autocast else weight.dtype
         wide = torch.promote_types(self._dtype, torch.float32)
-        self._factor = self._dtype if kind == "cuda" else wide
+        self._factor = self._dtype if kind in NARROW_PRODUCTS else wide
         self._weight, self._bias = self._as_factor(weight), self._layer.bias
 
     def _as_factor(self, values: Tensor) -> Tensor:

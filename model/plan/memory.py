@@ -52,17 +52,18 @@ ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
 # last name of a moment says what happens then.
 # "movement" is what alignment needs: the weights before the last step, their difference, and a gradient.
 STANDING = ("weights", "frozen proposer", "AdamW moments", "movement")
+COPIES = ("bfloat16 copies", "output copy")  # the output layer's is made after all others
 UPDATING = (*STANDING, "gradients", "activations kept", "masks")
 MOMENTS = {
     "rollout": (
         (*STANDING, "bfloat16 copies", "packed prompts", "reading prompts"),
-        (*STANDING, "bfloat16 copies", "KV cache", "copied layer"),
-        (*STANDING, "bfloat16 copies", "KV cache", "sampling"),
+        (*STANDING, *COPIES, "KV cache", "copied layer"),
+        (*STANDING, *COPIES, "KV cache", "sampling"),
     ),
     "update": (
-        (*UPDATING, "bfloat16 copies", "logits forward"),
-        (*UPDATING, "copies kept", "output gradient", "logits backward"),
+        (*UPDATING, "copies kept", "logits backward"),
         (*UPDATING, "copies kept", "output gradient", "layer backward"),
+        (*UPDATING, *COPIES, "logits forward"),
     ),
 }
 
@@ -94,11 +95,30 @@ class Stage:
         prompts = min(self.asked, self.trained)
         return prompts * self.prompt_tokens + self.trained * (self.response_tokens - 1)
 
+    def fitting(self, row: int) -> int:
+        """How many responses to one prompt a packed row of so many positions has room for."""
+        return max(1, (row - self.prompt_tokens) // max(1, self.response_tokens - 1))
+
     @property
     def unshared(self) -> int:
         """`read` and `scored` together, if each response had its prompt to itself."""
         positions = self.prompt_tokens + self.response_tokens - 1
         return (self.responses + self.trained) * positions
+
+
+def longest_sequence(stages: Sequence[Stage]) -> tuple[int, int]:
+    """The most tokens of a prompt with its response that is trained on, and those of the prompt."""
+    return max(
+        (stage.prompt_tokens + stage.response_tokens, stage.prompt_tokens)
+        for stage in stages
+        if stage.trained
+    )
+
+
+def packed_row(stages: Sequence[Stage], microbatch_tokens: int) -> int:
+    """How many positions a packed row of the update has."""
+    longest, shared = longest_sequence(stages)
+    return row_length(longest, shared, microbatch_tokens)
 
 
 class Units(NamedTuple):
@@ -124,15 +144,17 @@ def standing_sizes(
     forward pass lasts. Adapters of rank r have r elements for each input and output of a layer."""
     linear = [layer for layer in model.base_model.modules() if isinstance(layer, torch.nn.Linear)]
     adapters = rank * sum(layer.in_features + layer.out_features for layer in linear)
-    matrices = [*(layer.weight for layer in linear), model.get_output_embeddings().weight]
+    matrices = sum(layer.weight.numel() for layer in linear)
     trained = adapters if rank else model.num_parameters()
-    copied = {FLOAT32: 0, AUTOCAST: sum(map(torch.numel, matrices)), ADAPTERS: adapters}
+    copied = {FLOAT32: 0, AUTOCAST: matrices, ADAPTERS: adapters}
+    output = model.get_output_embeddings().weight.numel() if precision is AUTOCAST else 0
     frozen = [(model.num_parameters(), precision.frozen)] if rank else []
     return {
         "weights": [*frozen, (trained, 4)],
         "AdamW moments": [(trained, 8)],
         "gradients": [(trained, 4)],
         "bfloat16 copies": [(copied[precision], 2)],
+        "output copy": [(output, 2)],
     }
 
 
@@ -141,11 +163,13 @@ def update_sizes(
     precision: Precision,
     positions: int,
     row: int,
+    scored: int,
     rank: int,
     entropy_floor: float,
 ) -> dict[str, Products]:
-    """What a microbatch of `positions`, in packed rows of length `row`, adds; an entropy bonus with a
-    floor makes one more table of the logits' size."""
+    """What a microbatch of `positions`, in packed rows of length `row`, adds. scored: how many response
+    tokens it has, which alone get logits. An entropy bonus with a floor makes one more table of their
+    size."""
     compute, checkpointed = precision.compute, model.is_activation_checkpointing
     layers, vocabulary = model.config.num_hidden_layers, model.config.vocab_size
     hidden, queries, mlp, _ = units(model.config)
@@ -165,10 +189,13 @@ def update_sizes(
         kept = [(positions, layers, (total(layer) - total(differentiated)) // positions)]
         copies = [(model.num_parameters(), 4 - compute)]
         masks = 1 + layers * compute
-    chunk = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), positions)
+    chunk = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), scored)
     # Tables of float32. Forward: z and its powers; with a floor, those of the likely tokens too.
     # Backward: z, its gradient and a factor.
     forward, backward = (12 if entropy_floor else 8), 12
+    # A bfloat16 copy and its gradient; then, if the output layer is tied to the embedding, a float32
+    # gradient that waits for the embedding's. Chunks after the first find it there.
+    output = [(vocabulary, hidden, 0 if rank else 4)]
     ends = (positions, hidden, 12)  # what the last layer and the last norm give
     return {
         "activations kept": kept,
@@ -176,10 +203,12 @@ def update_sizes(
         "copies kept": copies,  # bfloat16 weights, for the backward pass
         "layer backward": differentiated,
         "logits forward": [(chunk, vocabulary, forward), ends],
-        "logits backward": [(chunk, vocabulary, backward), ends],
-        # A bfloat16 copy and its gradient; then, if the output layer is tied to the embedding, a float32
-        # gradient that waits for the embedding's.
-        "output gradient": [(vocabulary, hidden, 0 if rank else 4)],
+        "logits backward": [
+            (chunk, vocabulary, backward),
+            ends,
+            *(output if scored > chunk else []),
+        ],
+        "output gradient": output,
     }
 
 

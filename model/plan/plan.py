@@ -1,7 +1,8 @@
 """What a run needs of a GPU, by arithmetic: memory, time and disk, the formula beside each number.
 
 `plan(args)` builds the model on the meta device, without weights, counts the worst case of a step, and
-adds up what `model/plan/memory.py` says is in memory together.
+adds up what `model/plan/memory.py` says is in memory together. With `--trace` it asks `model/plan/trace.py`
+too, where the step itself runs without numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,6 @@ from textwrap import fill
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from buffer.packing import row_length
 from constants import (
     CARDS,
     EMBEDDED_MODELS,
@@ -36,6 +36,8 @@ from model.plan.memory import (
     Products,
     Stage,
     fullest_moment,
+    longest_sequence,
+    packed_row,
     rollout_sizes,
     standing_sizes,
     sum_of,
@@ -43,7 +45,8 @@ from model.plan.memory import (
     units,
     update_sizes,
 )
-from model.policy.load import build_embedded
+from model.plan.trace import traced_peaks
+from model.policy.load import build_embedded, require_packages
 from model.policy.modes import recompute_activations
 from model.policy.weights import PolicyError, require_hub_model
 from model.presets import LANGUAGES, is_small, recomputes
@@ -83,6 +86,8 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     """The text, and whether the run fits the card. Raises PolicyError for a model it cannot read. A range
     of primes that is not decided yet is the widest, whose prompts are the longest."""
     assumed = []
+    if args.trace:
+        require_packages(args)
     if args.undecided:
         widest = REASONER_PRIME if args.model == REASONER_MODEL else MAXIMUM_PRIME
         args = replace(args, max_prime=widest)
@@ -96,7 +101,12 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     precision, stages = precision_of(args, model, language), count_stages(args, language)
     sizes = memory_sizes(args, model, precision, stages)
     peaks = {phase: fullest_moment(sizes, phase) for phase in MOMENTS}
-    full = [phase for phase, names in peaks.items() if sum_of(sizes, names) > usable]
+    traced = traced_peaks(args, model, precision, stages) if args.trace else {}
+    full = [
+        phase
+        for phase, names in peaks.items()
+        if max(sum_of(sizes, names), traced.get(phase, 0)) > usable
+    ]
     verdict = f"Fits: both peaks are below {usable / GIB:.1f} GiB, the memory less {MARGIN:.0%}."
     if full:
         standing = sum_of(sizes, (*STANDING, "gradients"))
@@ -119,6 +129,10 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
         *(
             _line(f"peak of the {phase}", sum_of(sizes, names), _names(sizes, names))
             for phase, names in peaks.items()
+        ),
+        *(
+            _line(f"traced {phase}", size, "the peak of the program, run without numbers")
+            for phase, size in traced.items()
         ),
         *(_line(name, total(size), _formula(size)) for name, size in disk.items()),
         f"{'tokens a step':<20}{total(sampled):,} sampled = {_formula(sampled)}, after prompts of "
@@ -252,21 +266,6 @@ def count_stages(args: AZRArgs, language: PromptSet) -> tuple[Stage, Stage, Stag
     )
 
 
-def longest_sequence(stages: Sequence[Stage]) -> tuple[int, int]:
-    """The most tokens of a prompt with its response that is trained on, and those of the prompt."""
-    return max(
-        (stage.prompt_tokens + stage.response_tokens, stage.prompt_tokens)
-        for stage in stages
-        if stage.trained
-    )
-
-
-def packed_row(args: AZRArgs, stages: Sequence[Stage]) -> int:
-    """How many positions a packed row of the update has."""
-    longest, shared = longest_sequence(stages)
-    return row_length(longest, shared, args.microbatch_tokens)
-
-
 def memory_sizes(
     args: AZRArgs, model: PreTrainedModel, precision: Precision, stages: Sequence[Stage]
 ) -> dict[str, Products]:
@@ -282,8 +281,13 @@ def memory_sizes(
         ((trained, _),) = standing["gradients"]
         standing = standing | {"movement": [(trained, 12)]}
     positions = max(longest_sequence(stages)[0], args.microbatch_tokens)
-    row = packed_row(args, stages)
-    update = update_sizes(model, precision, positions, row, args.lora_rank, args.entropy_floor)
+    row = packed_row(stages, args.microbatch_tokens)
+    scored = (positions // row) * max(
+        stage.fitting(row) * stage.response_tokens for stage in stages if stage.trained
+    )
+    update = update_sizes(
+        model, precision, positions, row, scored, args.lora_rank, args.entropy_floor
+    )
     rollouts = [rollout_sizes(model, precision, stage, args.rollout_rows) for stage in stages]
 
     def most(rollout: dict[str, Products]) -> int:
@@ -329,7 +333,9 @@ def seconds(
             found += stage.asked * stage.prompt_tokens * forward
         return found
 
-    attention = 4 * layers * units(model.config).queries * packed_row(args, stages) / rate
+    attention = (
+        4 * layers * units(model.config).queries * packed_row(stages, args.microbatch_tokens) / rate
+    )
     # The forward pass, once more where activations are recomputed, the backward pass, and the scoring
     # of all minibatches except the first with the weights that sampled.
     backward, rescored = 1 if args.lora_rank else 2, 1 - 1 / args.minibatches

@@ -38,20 +38,25 @@ def add_adapters(model: PreTrainedModel, rank: int) -> None:
 
     Costs three passes of 16 tokens, and room for the weights in float32.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     shapes = {name: weight.shape for name, weight in model.state_dict().items()}
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     try:
-        inject_adapter_in_model(config, model, adapter_name=NAME)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        inject_adapters(model, rank)
         fault = _rehearse(model, shapes)
     except Exception as error:  # of a layer that peft or a model does not know
         raise AdapterError(in_short(error)) from error
     if fault is not None:
         raise AdapterError(fault)
+
+
+def inject_adapters(model: PreTrainedModel, rank: int) -> None:
+    """`add_adapters` without a trial."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    inject_adapter_in_model(config, model, adapter_name=NAME)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 @torch.no_grad()

@@ -39,6 +39,12 @@ from model.presets import LANGUAGES, is_small, recomputes
 from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS, SCRATCHPAD
 
 
+def require_packages(args: AZRArgs) -> None:
+    """Raise PolicyError where a package is missing that the policy is made with."""
+    if args.lora_rank and find_spec("peft") is None:
+        raise PolicyError(f"--lora-rank {args.lora_rank}: needs the package peft; pip install peft")
+
+
 def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
     """The policy that `args.model` names, on the CPU, with adapters if `args` asks for them; weights that
     are trained are float32. Raises PolicyError with what to do.
@@ -46,8 +52,7 @@ def load_policy(args: AZRArgs, checkpoint: Path | None = None) -> Policy:
     checkpoint: of a run with these arguments; the policy gets its weights. With adapters it does not:
     a checkpoint's weights have them merged in, so the policy is the one that the run began with.
     """
-    if args.lora_rank and find_spec("peft") is None:
-        raise PolicyError(f"--lora-rank {args.lora_rank}: needs the package peft; pip install peft")
+    require_packages(args)
     is_ours = args.model in (*EMBEDDED_MODELS, SMOLLM2_MODEL)
     weights = None if args.lora_rank else checkpoint
     if weights is None or is_ours:
