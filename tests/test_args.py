@@ -46,7 +46,7 @@ def refusal(*argv: str) -> str:
 # ---------------------------------------------------------------- flags and defaults
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"yoked_to"}))  # which comes with another
+@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"yoked_to", "trace"}))  # with others
 def test_every_field_is_a_flag_and_moves_nothing_else(name):
     """Of a run that says which model: --model moves its preset, and --card and --plan move --model."""
     default = getattr(AZRArgs(), name)

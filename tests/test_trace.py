@@ -67,6 +67,7 @@ def test_what_the_trace_says_is_printed_and_decides(monkeypatch):
 
 
 def test_a_trace_without_a_plan_is_refused():
+    assert parse_args(["--plan", "--trace"]).trace
     with pytest.raises(ArgumentError, match="^--trace: must have --plan, "):
         parse_args(["--trace"])
 
