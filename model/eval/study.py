@@ -99,6 +99,16 @@ REASONER_RIVALS = {
     "window": ("--total-steps", "48", "--proposer", "window"),
 }
 REASONER_ARMS = REASONER_CONTROLS | REASONER_RIVALS
+# What that study left open.
+REASONER_VARIANTS = {
+    "self": REASONER_CONTROLS["self"],
+    "self, 16": ("--total-steps", "44", "--batch-size", "16"),
+    "self, alignment": ("--total-steps", "30", "--reward", "alignment"),
+    "uniform": REASONER_RIVALS["uniform"],
+    "uniform, 16": ("--total-steps", "36", "--proposer", "uniform", "--batch-size", "16"),
+    "uniform, 8": ("--total-steps", "64", "--proposer", "uniform", "--batch-size", "8"),
+}
+REASONER_FLAGS = "--eval-every", "2", "--no-eval-uniform"
 GRIDS = {
     "arms": Grid(
         {"who proposes": ARMS},
@@ -110,7 +120,7 @@ GRIDS = {
             "self-play and its controls": REASONER_CONTROLS,
             "self-play and what the environment draws": REASONER_RIVALS,
         },
-        flags=("--eval-every", "2", "--no-eval-uniform"),
+        flags=REASONER_FLAGS,
         contrasts=tuple(("self", arm) for arm in REASONER_ARMS if arm != "self"),
         model=REASONER_MODEL,
         endpoint=by_tokens(TOKENS, goal=0.3),
@@ -124,6 +134,18 @@ GRIDS = {
                 "tokens of a response",
             ),
         },
+    ),
+    "variants": Grid(
+        {"variants of self-play and of uniform draws": REASONER_VARIANTS},
+        flags=REASONER_FLAGS,
+        contrasts=(
+            ("self", "self, alignment"),
+            ("self", "uniform, 16"),
+            ("self", "uniform, 8"),
+            ("self, 16", "uniform, 8"),
+        ),
+        model=REASONER_MODEL,
+        endpoint=by_tokens(TOKENS, goal=0.3),
     ),
     "controls": Grid(
         {
