@@ -3,6 +3,7 @@ the trainer's own rollouts.
 """
 
 import json
+from collections import Counter
 
 import pytest
 from helpers.trainers import make_trainer
@@ -13,8 +14,13 @@ from constants import ROOT
 from custom_types import TASKS, Problem, Role, TaskType
 from model.args import AZRArgs
 from model.eval import baselines
-from model.eval.baselines import BaselineArgs, baseline_scores, problem_args, trained_on
-from model.eval.evaluator import evaluation_problems
+from model.eval.baselines import (
+    BaselineArgs,
+    baseline_scores,
+    problem_args,
+    problems_asked,
+    trained_on,
+)
 from model.eval.scores import ALL, HELD_OUT, SEEN, UNSEEN, bands, score_rows
 from model.flags import ArgumentError
 from prime_inversion import all_problems, is_held_out, primes_between
@@ -28,20 +34,28 @@ def accuracies(rows: list[dict], policy: str, band: str = ALL) -> dict[str, floa
     }
 
 
-def asked(given: BaselineArgs, args: AZRArgs) -> list[Problem]:
-    return [problem for problem in evaluation_problems(args) for _ in range(given.samples)]
-
-
 def test_held_out_problems_alone():
     """Those of the definition, and with the default all."""
     every = [p for task in TASKS for p in all_problems(task, 5, 31)]
     for share in (0.0, 0.2):
         given = BaselineArgs(held_out=share)
         wanted = {p for p in every if is_held_out(p, share)} if share else set(every)
-        found = asked(given, problem_args(given))
+        found = problems_asked(given, problem_args(given))
         assert set(found) == wanted and len(found) == len(wanted) > 60
     with pytest.raises(ArgumentError, match="--held-out 0.2 --min-prime 29 .* of 28"):
         problem_args(BaselineArgs(held_out=0.2, min_prime=29, max_prime=29))
+
+
+def test_large_primes_alone_within_a_range():
+    """The prompts of a run keep the range that `problem_args` says; 29 and 31 have 28 + 30 residues."""
+    given = BaselineArgs(asked_from=25, samples=2)
+    args = problem_args(given)
+    assert (args.min_prime, args.max_prime) == (5, 31)
+    found = Counter(problems_asked(given, args))
+    assert {p.p for p in found} == {29, 31} and set(found.values()) == {2}
+    assert sum(p.task is TaskType.DEDUCTION for p in found) == 28 + 30
+    with pytest.raises(ArgumentError, match="--asked-from 32: must leave some .* 5 to 31"):
+        problems_asked(BaselineArgs(asked_from=32), args)
 
 
 @pytest.mark.slow
@@ -50,7 +64,7 @@ def test_the_exact_solver_is_perfect_up_to_the_largest_prime():
     given = BaselineArgs(max_prime=617, num_problems=60, samples=2)
     args = problem_args(given)
     rows = score_rows(
-        "exact", baseline_scores(args, asked(given, args), 0.0)["exact solver"], 2, args
+        "exact", baseline_scores(args, problems_asked(given, args), 0.0)["exact solver"], 2, args
     )
     assert {row["accuracy"] for row in rows if row["n"]} == {1.0}
     assert {row["pass@2"] for row in rows if row["n"]} == {1.0}
@@ -61,7 +75,7 @@ def test_always_1_solves_what_1_solves():
     given = BaselineArgs(max_prime=13)
     args = problem_args(given)
     rows = score_rows(
-        "always 1", baseline_scores(args, asked(given, args), 0.0)["always 1"], 1, args
+        "always 1", baseline_scores(args, problems_asked(given, args), 0.0)["always 1"], 1, args
     )
     assert accuracies(rows, "always 1") == {
         "abduction": 4 / 32,

@@ -76,6 +76,12 @@ class BaselineArgs(Flags):
     num_problems: int = flag(
         512, "problems of each task; all of them where there are fewer", least=1
     )
+    asked_from: int = flag(
+        MINIMUM_PRIME,
+        "smallest p of the problems that are asked; prompts name the range from --min-prime all the same",
+        least=MINIMUM_PRIME,
+        most=MAXIMUM_PRIME,
+    )
     held_out: float = flag(
         0.0,
         "ask those problems alone that a run with this --held-out never trains on; 0: ask all",
@@ -132,6 +138,17 @@ def problem_args(given: BaselineArgs) -> AZRArgs:
         held_out=given.held_out,
         seed=given.seed,
     )
+
+
+def problems_asked(given: BaselineArgs, args: AZRArgs) -> list[Problem]:
+    """Each problem as often as it is asked. Raises ArgumentError where there is none."""
+    chosen = [p for p in evaluation_problems(args) if p.p >= given.asked_from]
+    if not chosen:
+        raise ArgumentError(
+            f"--asked-from {given.asked_from}: must leave some of the problems with primes "
+            f"{args.min_prime} to {args.max_prime}"
+        )
+    return [problem for problem in chosen for _ in range(given.samples)]
 
 
 def right(verdicts: Iterable[tuple[Problem, Verdict]]) -> Counter[Problem]:
@@ -218,7 +235,7 @@ def main(argv: Sequence[str]) -> int:
         args = problem_args(given)
         output = None if given.output is None else output_folder(given.output, FILES)
         seen = {model: trained_on(model) for model in given.model if is_run(model)}
-        asked = [p for p in evaluation_problems(args) for _ in range(given.samples)]
+        asked = problems_asked(given, args)
         how = args, asked, given.sampling_temperature
         scores = {model: model_scores(model, *how) for model in given.model}
         rows = []
