@@ -60,7 +60,11 @@ def test_what_is_no_flag_is_one_sentence(command, argv, said, capsys):
 @pytest.mark.parametrize(
     ("command", "argv", "said"),
     [
-        (study, ["--grid", "arm"], "--grid arm: must be arms or reasoner or controls or growth"),
+        (
+            study,
+            ["--grid", "arm"],
+            "--grid arm: must be arms or reasoner or variants or controls or growth",
+        ),
         (study, ["--seeds", "0"], "--seeds 0: must be an integer from 1 to 100"),
         (study, ["--first-seed", "-1"], "--first-seed -1: must be an integer from 0 to 9999"),
         (study, ["--grid", "growth", "--only", "self"], "--only self: must name a condition of"),

@@ -223,7 +223,7 @@ def test_the_run_is_the_one_that_is_given_the_number(auto, tmp_path):
     run = FinishedRun(folder)
     measured = run.config["measured"]["max_prime"]
     prime = run.args["max_prime"]
-    assert type(prime) is int and f"primes 5 to {prime}, for 336 problems, 1,344 " in said
+    assert type(prime) is int and f"primes 5 to {prime}, for 668 problems, 2,672 " in said
     enough = [row for row in measured["bands"] if row["sometimes_so_far"] >= 0.2]
     assert enough[-1]["primes"].endswith(f"-{prime}")
     done_here(

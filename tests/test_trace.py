@@ -89,7 +89,9 @@ def test_the_plan_is_the_trace(model, tmp_path):
         model = str(tmp_path)
 
     def planned(*flags: str):
-        args = parse_args(["--plan", "--model", model, *flags], language_of=language)
+        args = parse_args(
+            ["--plan", "--max-prime", "617", "--model", model, *flags], language_of=language
+        )
         shape, prompts = read_model(args)
         precision, stages = precision_of(args, shape, prompts), count_stages(args, prompts)
         sizes = memory_sizes(args, shape, precision, stages)
