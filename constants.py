@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+GIB = 2**30
+
 ROOT = Path(__file__).resolve().parent
 RUNS_DIR = ROOT / "runs"
 

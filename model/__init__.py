@@ -1,7 +1,5 @@
 """The policy, the trainer and the commands."""
 
-from utils.allocator import expand_segments
-from utils.threads import spare_neighbours
+from utils.before_torch import settle
 
-expand_segments()  # both before any room of this package loads torch
-spare_neighbours()
+settle()  # before any room of this package loads torch

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
 
+from compute.reward import REWARD_SCHEMES
 from constants import (
     AUTO,
     CARDS,
@@ -169,9 +170,9 @@ class AZRArgs(Flags):
         "learnability",
         "what is paid. learnability: the share of attempts at a valid proposal that failed; variance: that "
         "share times the share that did not; alignment: how far the gradient of attempts at a valid "
-        "proposal points where the weights moved in the last step; constant: 1 for a valid proposal; format: 1 for a valid "
-        "proposal and for a well-formed answer",
-        choices=("learnability", "variance", "alignment", "constant", "format"),
+        "proposal points where the weights moved in the last step; constant: 1 for a valid proposal; "
+        "format: 1 for a valid proposal and for a well-formed answer",
+        choices=REWARD_SCHEMES,
     )
     advantage: str = flag(
         "task_relative",

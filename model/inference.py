@@ -3,8 +3,8 @@
 `generate` samples from softmax(logits / temperature) and from nothing else: no setting of a
 checkpoint's generation config takes part, and every row has its own uniform numbers, so that how
 rows are sliced changes no row. `token_logprobs` scores stored tokens under the same distribution, with
-or without gradient. Who computes it is an engine, `model/engine/plain.py` or `model/engine/shared.py`, the latter perhaps with the decoding of
-`model/engine/static.py`.
+or without gradient. Who computes it is an engine, `model/engine/plain.py` or `model/engine/shared.py`, the
+latter perhaps with the decoding of `model/engine/static.py`.
 """
 
 from collections.abc import Sequence
@@ -49,6 +49,11 @@ def slices(count: int, most: int) -> list[slice]:
     number = ceil(count / most)
     ends = [count * place // number for place in range(number + 1)] if count else []
     return [slice(start, end) for start, end in pairwise(ends)]
+
+
+def largest_slice(count: int, most: int) -> int:
+    """How many rows are in the model at a time, at most."""
+    return max((rows.stop - rows.start for rows in slices(count, most)), default=0)
 
 
 def generate(

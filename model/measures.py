@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from buffer.base_buff import ReplayBuffer
-from compute.reward import compute_r_total, compute_solve_rates
+from compute.reward import compute_r_total
 from custom_types import Judged, Problem
 from model.learner import Learner
 from utils.processes import gather, share
@@ -34,10 +34,12 @@ class SolveRates:
     def __init__(self, learner: Learner):
         self.learner = learner
 
-    def of(self, attempts: Sequence[Judged]) -> Mapping[Problem, float]:
-        """Each problem that was attempted with what it is paid by. Asked once in each step, before the
-        step's updates."""
-        return compute_solve_rates(attempts)
+    def of(
+        self, attempts: Sequence[Judged], solve_rates: Mapping[Problem, float]
+    ) -> Mapping[Problem, float]:
+        """Each proposed problem with what it is paid by. attempts: at these problems. solve_rates: of them,
+        and perhaps of others. Asked once in each step, before the step's updates."""
+        return solve_rates
 
     def state_dict(self) -> dict[str, Any]:
         """What another process cannot make again, in JSON's types and tensors."""
@@ -55,7 +57,9 @@ class Alignment(SolveRates):
         super().__init__(learner)
         self.before = self._weights()
 
-    def of(self, attempts: Sequence[Judged]) -> Mapping[Problem, float]:
+    def of(
+        self, attempts: Sequence[Judged], solve_rates: Mapping[Problem, float]
+    ) -> Mapping[Problem, float]:
         now = self._weights()
         movement, self.before = now - self.before, now
         by_problem: dict[Problem, list[Judged]] = defaultdict(list)

@@ -22,11 +22,9 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
 
-from utils.allocator import expand_segments, keep_freed_memory
-from utils.threads import spare_neighbours
+from utils.before_torch import settle
 
-expand_segments()  # both before torch loads
-spare_neighbours()
+settle()
 
 import torch
 from accelerate import Accelerator
@@ -55,9 +53,10 @@ from model.run.rows import RunDirectoryError
 from model.run.yoking import proposed_problems
 from model.trainer import AZRTrainer
 from prime_inversion import primes_between
+from utils.allocator import keep_freed_memory
 from utils.attention import avoid_cudnn_attention
 from utils.files import file_error, forbidden
-from utils.gpu_memory import memory_metrics
+from utils.gpu_memory import card_memory, memory_metrics
 from utils.processes import gather, same_weights
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
@@ -262,20 +261,13 @@ def _loop(
     return 0
 
 
-def gpu_memory() -> float | None:
-    """GiB of this machine's GPU, None where there is none."""
-    if not torch.cuda.is_available():
-        return None
-    return torch.cuda.get_device_properties(0).total_memory / 2**30
-
-
 def main(argv: Sequence[str]) -> int:
     """Exit status: 0; 2 after one sentence about what cannot be done or does not fit; or 128 and the
     number of the signal that ended the run."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        args = parse_args(argv, gpu_memory=gpu_memory(), language_of=language)
+        args = parse_args(argv, gpu_memory=card_memory(), language_of=language)
         if args.plan:
             text, fits = plan(args)
             print(text)

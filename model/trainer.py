@@ -116,7 +116,7 @@ class AZRTrainer:
         measured, others = answers[: len(attempts)], answers[len(attempts) :]
         solve_rates = compute_solve_rates(measured)
         paid_by = self.measure.of(
-            [one for one in measured if one.rollout.problem in times_proposed]
+            [one for one in measured if one.rollout.problem in times_proposed], solve_rates
         )
         self.proposer.judged(solve_rates)
         for item in answers:

@@ -1,35 +1,23 @@
 """What a GPU's memory is measured by, and how its allocator is told to extend its pieces. Oracles: the
 environment of real processes; what torch says that it was told; counts by hand."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from helpers.at_torch import said_at_torch, without
 
 from constants import ROOT
 from utils.allocator import ALLOCATOR_NAMES, expand_segments
 from utils.gpu_memory import GIB, memory_metrics
 
 EXTENDED = "expandable_segments:True"
-AT_TORCH = """
-import builtins, os, runpy, sys
-real = builtins.__import__
-def watched(name, *rest, **more):
-    if name == "torch":
-        print("before torch:", os.environ.get("PYTORCH_ALLOC_CONF"))
-        os._exit(0)
-    return real(name, *rest, **more)
-builtins.__import__ = watched
-sys.argv = [sys.argv[1], "--help"]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def said(*code: str, **given: str) -> str:
     """What a Python process prints whose environment says nothing of the allocator but what is given."""
-    environment = {name: value for name, value in os.environ.items() if name not in ALLOCATOR_NAMES}
+    environment = without(ALLOCATOR_NAMES)
     done = subprocess.run(
         [sys.executable, "-c", *code],
         capture_output=True, text=True, env=environment | given, cwd=ROOT, check=True,
@@ -48,7 +36,8 @@ def test_what_the_user_decided_stays(name):
 @pytest.mark.parametrize("command", ["model/train.py", "model/eval/baselines.py"])
 def test_it_is_set_before_torch_loads(command):
     """A process that ends at the moment in which it first asks for torch, and says what is set then."""
-    assert said(AT_TORCH, str(ROOT / command)) == f"before torch: {EXTENDED}"
+    found = said_at_torch(ROOT / command, "PYTORCH_ALLOC_CONF", ALLOCATOR_NAMES)
+    assert found == f"before torch: {EXTENDED}"
 
 
 @pytest.mark.skipif(

@@ -71,14 +71,14 @@ def test_alignment_by_hand(moved, one, other):
     learner = LinearLearner()
     alignment = Alignment(learner)
     learner.move(5, 5, 5)  # an earlier step
-    assert alignment.of([]) == {}  # a step without proposals
+    assert alignment.of([], {}) == {}  # a step without proposals
     learner.move(*moved)
-    found = alignment.of(ATTEMPTS)
+    found = alignment.of(ATTEMPTS, {})
     assert found == {ONE: pytest.approx(one), OTHER: pytest.approx(other), THIRD: 0}
 
 
 def test_before_anything_has_moved():
-    assert set(Alignment(LinearLearner()).of(ATTEMPTS).values()) == {0}
+    assert set(Alignment(LinearLearner()).of(ATTEMPTS, {}).values()) == {0}
 
 
 def test_three_rewards_and_lengths_by_hand():
@@ -89,7 +89,7 @@ def test_three_rewards_and_lengths_by_hand():
     learner.move(1, 0, 0)
     verdicts = [Verdict.CORRECT, Verdict.WRONG, Verdict.MALFORMED]
     third = [attempt(THIRD, verdict, word) for word, verdict in enumerate(verdicts)]
-    found = alignment.of([*ATTEMPTS[:2], *third])
+    found = alignment.of([*ATTEMPTS[:2], *third], {})
     assert found[THIRD] == 1 and found[ONE] == pytest.approx(0.5**0.5 / (7 / 78**0.5))
 
 
@@ -97,12 +97,12 @@ def test_the_state_is_all_it_needs():
     learner = LinearLearner()
     alignment = Alignment(learner)
     learner.move(1, 0, 0)
-    alignment.of([])
+    alignment.of([], {})
     other = Alignment(learner)
     learner.move(1, -2, 0)
     other.load_state_dict(copy.deepcopy(alignment.state_dict()))
-    found = alignment.of(ATTEMPTS)
-    assert other.of(ATTEMPTS) == found and found[OTHER] == pytest.approx(-1 / 3)
+    found = alignment.of(ATTEMPTS, {})
+    assert other.of(ATTEMPTS, {}) == found and found[OTHER] == pytest.approx(-1 / 3)
 
 
 # ---------------------------------------------------------------- a real network
@@ -137,9 +137,9 @@ def trained(warm_tiny):
     movement = torch.cat([w.flatten() for w in weights(trainer)]) - trainer.measure.before
     asked, measure = [], trainer.measure.of
 
-    def of(attempts):
+    def of(attempts, solve_rates):
         asked.extend(attempts)
-        return measure(attempts)
+        return measure(attempts, solve_rates)
 
     trainer.measure.of = of
     played = trainer.rollout_phase()
@@ -208,7 +208,7 @@ def test_only_what_was_proposed_is_measured(warm_tiny, proposer):
         warm_tiny[0], reward="alignment", eval_uniform=False, proposer=proposer, batch_size=32
     )
     asked, measure = [], trainer.measure.of
-    trainer.measure.of = lambda attempts: asked.extend(attempts) or measure(attempts)
+    trainer.measure.of = lambda attempts, rates: asked.extend(attempts) or measure(attempts, rates)
     played = trainer.step().played
     proposed = {item.proposed for item in played.proposals if item.proposed}
     assert {item.rollout.problem for item in asked} == proposed
@@ -222,7 +222,7 @@ def test_half_of_the_problems_in_each_process(monkeypatch):
     learner.move(1, -1, 0)
     monkeypatch.setattr(measures, "share", lambda problems: problems[:1])
     monkeypatch.setattr(measures, "gather", lambda pairs: [*pairs, (OTHER, -2.0)])
-    assert alignment.of(ATTEMPTS) == {ONE: pytest.approx(1 / 2), OTHER: -1}
+    assert alignment.of(ATTEMPTS, {}) == {ONE: pytest.approx(1 / 2), OTHER: -1}
 
 
 @pytest.mark.parametrize(

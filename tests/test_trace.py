@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model.args import ArgumentError, parse_args
 from model.plan import plan as plans
-from model.plan.memory import MOMENTS, fullest_moment, sum_of
+from model.plan.memory import MOMENTS, peak_sizes
 from model.plan.plan import GIB, count_stages, memory_sizes, plan, precision_of, read_model
 from model.plan.trace import END, FEW, LiveBytes, traced_peaks
 from model.policy.language import language
@@ -95,8 +95,7 @@ def test_the_plan_is_the_trace(model, tmp_path):
         shape, prompts = read_model(args)
         precision, stages = precision_of(args, shape, prompts), count_stages(args, prompts)
         sizes = memory_sizes(args, shape, precision, stages)
-        peaks = {phase: sum_of(sizes, fullest_moment(sizes, phase)) for phase in MOMENTS}
-        return peaks, (args, shape, precision, stages)
+        return peak_sizes(sizes), (args, shape, precision, stages)
 
     peaks, step = planned()
     half, _ = planned(

@@ -1,8 +1,15 @@
-"""What torch's allocator has had of a GPU's memory since it was last asked."""
+"""How much memory a GPU has, and what torch's allocator has had of it since it was last asked."""
 
 import torch
 
-GIB = 2**30
+from constants import GIB
+
+
+def card_memory() -> float | None:
+    """GiB of this machine's GPU, None where there is none."""
+    if not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_properties(0).total_memory / GIB
 
 
 def memory_metrics(device: torch.device) -> dict[str, float]:

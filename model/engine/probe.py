@@ -36,8 +36,8 @@ NEVER = (-1,)  # stop ids: no token ends a response
 def fitted(
     policy: Policy, renderer: PromptRenderer, args: AZRArgs, roles: Sequence[Role] = ROLES
 ) -> tuple[Policy, str | None]:
-    """The policy with the engine that `args.engine` and `args.decode` ask for, and with auto, where that is not the
-    shared one, a line on why. Raises PolicyError where a policy cannot play `roles` with these
+    """The policy with the engine that `args.engine` and `args.decode` ask for, and with auto, where that
+    is not the shared one, a line on why. Raises PolicyError where a policy cannot play `roles` with these
     arguments, or no such engine fits its model.
 
     Costs two responses of full length to each of at most six prompts, scored three times: on a GPU

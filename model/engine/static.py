@@ -24,13 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
 
+from model.engine.decoding import COUNT_EVERY as BY_DEVICE
 from model.engine.decoding import Decoding
 from model.engine.sampling import STAYING, Draws, are_stops, sample_tokens
 from model.engine.shared import SharedEngine
 
 ROW_STEP = 32  # rows of a recording, but of the first, are a multiple of this
 LENGTH_STEP = 128  # and positions of the cache of this
-COUNT_EVERY = 8  # tokens between two counts of the rows that have ended
+COUNT_EVERY = BY_DEVICE["cuda"]  # and so on a CPU, where the same steps run
 
 KNOWN = "Qwen2ForCausalLM", "LlamaForCausalLM"
 FIXED_ROTATIONS = "default", "linear", "llama3", "yarn"  # whose angles do not depend on the length

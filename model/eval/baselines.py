@@ -23,11 +23,9 @@ from typing import Any
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-from utils.allocator import expand_segments
-from utils.threads import spare_neighbours
+from utils.before_torch import settle
 
-expand_segments()
-spare_neighbours()  # before torch loads
+settle()
 
 import torch
 from rich.console import Console

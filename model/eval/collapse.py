@@ -28,9 +28,9 @@ from typing import Any, NamedTuple
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-from utils.threads import spare_neighbours
+from utils.before_torch import settle
 
-spare_neighbours()  # before torch loads
+settle()
 
 import numpy as np
 import torch

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from buffer.packing import row_length
 from model.engine.decoding import MOST_POSITIONS
 from model.engine.shared import LOGIT_CHUNK_ELEMENTS
-from model.inference import slices
+from model.inference import largest_slice
 
 Products = Sequence[tuple[int, ...]]
 
@@ -216,7 +216,7 @@ def rollout_sizes(
     model: PreTrainedModel, precision: Precision, stage: Stage, most: int
 ) -> dict[str, Products]:
     """What sampling a stage adds, at most `most` responses at once."""
-    responses = max((rows.stop - rows.start for rows in slices(stage.responses, most)), default=0)
+    responses = largest_slice(stage.responses, most)
     length = stage.prompt_tokens + stage.response_tokens
     read = min(responses, stage.prompts) * stage.prompt_tokens
     hidden, _, mlp, keys = units(model.config)
@@ -236,6 +236,11 @@ def rollout_sizes(
 def sum_of(sizes: Mapping[str, Products], names: tuple[str, ...]) -> int:
     """Bytes of what is named, together; what a run does not have takes none."""
     return sum(total(sizes.get(name, [])) for name in names)
+
+
+def peak_sizes(sizes: Mapping[str, Products]) -> dict[str, int]:
+    """Bytes at the fullest moment of each phase."""
+    return {phase: sum_of(sizes, fullest_moment(sizes, phase)) for phase in MOMENTS}
 
 
 def fullest_moment(sizes: Mapping[str, Products], phase: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from constants import (
     CARDS,
     EMBEDDED_MODELS,
+    GIB,
     MAXIMUM_PRIME,
     PLANNED_CARD,
     REASONER_MODEL,
@@ -38,6 +39,7 @@ from model.plan.memory import (
     fullest_moment,
     longest_sequence,
     packed_row,
+    peak_sizes,
     rollout_sizes,
     standing_sizes,
     sum_of,
@@ -55,7 +57,6 @@ from prime_inversion import all_problems, primes_between
 from prompts import CHAT, PROMPT_SETS, TURN
 from utils.string_formatting import PromptRenderer
 
-GIB = 2**30
 # Of the card's memory, which its allocator loses to fragments. Every tensor that two whole steps of the 3B
 # model make and free, replayed through a model of torch's allocator, was 57.6 GiB at most where the
 # allocator had reserved 66.1. Extended segments (utils/allocator.py) lose less: 5% of two steps on one H200,
@@ -68,10 +69,8 @@ UTILISATION = 0.35  # of the card's peak, which matrix products reach
 # ms for 18 layers (hf-internal-testing/benchmark_results, June to September 2024), and PyTorch's simple
 # Llama-7B, 25.5 tokens a second for 32 layers (pytorch.org/blog/accelerating-generative-ai-2).
 LAUNCH = 1.0e-3, 1.2e-3
-DISK = (
-    1e9,
-    0.2e9,
-)  # bytes a second that are written, and hashed: a good drive of the machine, a network volume
+# Bytes a second that are written, and hashed: to a good drive of the machine, to a network volume.
+DISK = 1e9, 0.2e9
 
 # The longest prompts of our languages have 2.2 to 3.2 characters a token by SmolLM2's tokenizer, and
 # its template adds 25 tokens and 5 a turn; Qwen2.5's is as long, its vocabulary three times as large.
@@ -102,11 +101,8 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     sizes = memory_sizes(args, model, precision, stages)
     peaks = {phase: fullest_moment(sizes, phase) for phase in MOMENTS}
     traced = traced_peaks(args, model, precision, stages) if args.trace else {}
-    full = [
-        phase
-        for phase, names in peaks.items()
-        if max(sum_of(sizes, names), traced.get(phase, 0)) > usable
-    ]
+    planned = peak_sizes(sizes)
+    full = [phase for phase in peaks if max(planned[phase], traced.get(phase, 0)) > usable]
     verdict = f"Fits: both peaks are below {usable / GIB:.1f} GiB, the memory less {MARGIN:.0%}."
     if full:
         standing = sum_of(sizes, (*STANDING, "gradients"))
@@ -127,7 +123,7 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
         "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",
         *(_line(name, total(size), _formula(size)) for name, size in sizes.items() if total(size)),
         *(
-            _line(f"peak of the {phase}", sum_of(sizes, names), _names(sizes, names))
+            _line(f"peak of the {phase}", planned[phase], _names(sizes, names))
             for phase, names in peaks.items()
         ),
         *(

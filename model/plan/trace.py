@@ -28,7 +28,7 @@ from buffer.base_buff import ReplayBuffer
 from custom_types import TASKS, Policy, Problem, Role, Rollout
 from model.args import AZRArgs
 from model.engine.likelihood import NARROW_PRODUCTS
-from model.inference import generate, slices
+from model.inference import generate, largest_slice
 from model.learner import Learner
 from model.plan.memory import ADAPTERS, FLOAT32, Precision, Stage, packed_row
 from model.policy.adapters import inject_adapters
@@ -207,7 +207,7 @@ def traced_peaks(
 def _sample(policy: Policy, stage: Stage, longer: int, most: int, temperature: float) -> None:
     """The largest slice of a stage, after prompts that are so many tokens longer and as different as
     they can be, neighbours with the same one."""
-    rows = max((part.stop - part.start for part in slices(stage.responses, most)), default=0)
+    rows = largest_slice(stage.responses, most)
     words, draw = policy.model.config.vocab_size, Random(0)
     asked = [
         _ids(stage.prompt_tokens + longer, words, draw) for _ in range(min(rows, stage.prompts))

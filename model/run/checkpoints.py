@@ -54,8 +54,8 @@ class Checkpoints:
         return [step for step in numbers if self.path(step).is_dir()]
 
     def save(self, step: int, fill: Fill, size: int, best: int | None) -> Path:
-        """Write the checkpoint of `step` and settle on it. fill: writes about `size` bytes. best: the step of the best checkpoint. Raises CheckpointError; the checkpoints
-        before are still there then."""
+        """Write the checkpoint of `step` and settle on it. fill: writes about `size` bytes. best: the step
+        of the best checkpoint. Raises CheckpointError; the checkpoints before are still there then."""
         folder = self.path(step)
         try:
             self.require_room(size)

@@ -20,14 +20,15 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS), str(TESTS / "benchmarks")]
 
-import_module("model")  # which settles how threads and memory work, before torch loads
+from utils.before_torch import settle
+
+settle()
 
 import torch
 from gpu import attention, exact, runs, speed

@@ -23,7 +23,7 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from constants import CARDS, CUDA_MODEL, MAXIMUM_PRIME, SHAPES
+from constants import CARDS, CUDA_MODEL, GIB, MAXIMUM_PRIME, SHAPES
 from custom_types import TASKS, Example, Policy, Role, Rollout
 from model.args import AZRArgs
 from model.policy.modes import recompute_activations
@@ -31,8 +31,8 @@ from model.policy.weights import in_short
 from model.presets import preset
 from prompts import CHAT
 from utils.attention import avoid_cudnn_attention
+from utils.gpu_memory import card_memory
 
-GIB = 2**30
 NEVER = (-1,)  # an id that no model writes: every response is as long as it may be
 RATE_TRIALS = 10
 
@@ -242,7 +242,8 @@ class Bench:
     def args(self, **changes: Any) -> AZRArgs:
         """A run's arguments: the preset of a chat model on a large GPU, at these sizes."""
         given = {**preset("chat"), "max_prime": MAXIMUM_PRIME, **self.sizes.settings, **changes}
-        card = planned_card(torch.cuda.get_device_name(), card_memory()) if self.cuda else None
+        memory = card_memory() if self.cuda else None
+        card = planned_card(torch.cuda.get_device_name(), memory) if memory is not None else None
         return AZRArgs(model=CUDA_MODEL, card=card, **given)
 
     def policy(self, **changes: Any) -> Policy:
@@ -306,11 +307,6 @@ def multiplied(model: PreTrainedModel) -> tuple[int, int]:
     embedding = model.get_input_embeddings().weight.numel()
     tied = model.config.tie_word_embeddings
     return model.num_parameters() - embedding - (0 if tied else head), head
-
-
-def card_memory() -> float:
-    """GiB of the GPU."""
-    return torch.cuda.get_device_properties(0).total_memory / GIB
 
 
 def planned_card(name: str, memory: float) -> str | None:

@@ -18,15 +18,14 @@ import torch
 from helpers.chat_models import save_model
 from helpers.trainers import trainer_of
 
-from constants import ROOT, SMOLLM2_INSTALL
+from constants import GIB, ROOT, SMOLLM2_INSTALL
 from custom_types import TASKS, Judged, Role, Rollout, Step, Verdict
-from gpu.bench import GIB, NEVER, Bench, OutOfTime, Skipped
-from gpu.planned import planned_peaks, planned_seconds
+from gpu.bench import NEVER, Bench, OutOfTime, Skipped
+from gpu.planned import planned
 from gpu.speed import decoders
 from model.checkpoint import save_policy, training_state
 from model.eval.evaluator import Evaluator
 from model.inference import ENGINES
-from model.plan.plan import count_stages, read_model
 from model.policy.load import load_pretrained
 from model.run.checkpoints import Checkpoints, load_state, save_state, state_size
 from model.trainer import AZRTrainer
@@ -63,16 +62,15 @@ def step(bench: Bench) -> None:
     tokens = bench.options.answer_tokens or (64 if bench.cuda else 8)
     args = bench.args(max_answer_tokens=tokens, max_proposal_tokens=tokens)
     policy = replace(bench.policy(), stop_ids=NEVER)
-    for name, value in planned_seconds(args).items():
+    plan = planned(args)
+    for name, value in plan.seconds.items():
         bench.say(value, "planned seconds", f"{name}, at {tokens} tokens")
     if bench.cuda:
-        for name, value in planned_peaks(args).items():
+        for name, value in plan.peaks.items():
             bench.say(value, "planned, GiB", name)
-    model, language = read_model(args)
-    for name, stage in zip(("proposing", "solving"), count_stages(args, language), strict=False):
+    for name, stage in zip(("proposing", "solving"), plan.stages, strict=False):
         bench.say(stage.responses, "planned", name, "responses")
         bench.say(stage.prompt_tokens, "planned", name, "prompt tokens")
-    del model
     trainer = trainer_of(policy, args, DrawnVerdicts, bench.accelerator())
     number = 0
     for decoder, engine in decoders(bench).items():

@@ -8,7 +8,7 @@ from torch.autograd import DeviceType
 from torch.autograd.profiler_util import FunctionEvent
 
 from gpu.bench import NEVER, Bench, multiplied
-from gpu.planned import planned_peaks
+from gpu.planned import planned
 from model.args import AZRArgs
 from model.engine.protocol import Engine
 from model.engine.shared import SharedEngine
@@ -181,7 +181,7 @@ def memory(bench: Bench) -> None:
     """Peaks of steps, their rollouts begun and left, beside the plan's."""
     bench.require_gpu()
     policy, args, sizes = bench.policy(), bench.args(), bench.sizes
-    for name, peak in planned_peaks(args).items():
+    for name, peak in planned(args).peaks.items():
         bench.say(peak, "planned, GiB", name)
     learner = Learner(policy, args, bench.accelerator())
     problems = 3 * args.batch_size
