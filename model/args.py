@@ -133,6 +133,12 @@ class AZRArgs(Flags):
         choices=("auto", "eager", "graph"),
         changeable=True,
     )
+    precision: str = flag(
+        "auto",
+        "factors of a model's matrix products; its weights, sums and logits are float32. auto: bfloat16 on a "
+        "GPU, and on a CPU that has instructions for it, but float32 for tiny and reasoner",
+        choices=("auto", "float32", "bfloat16"),
+    )
     temperature: float = flag(
         1.0, "temperature of sampling, and of the probabilities in the update", least=0.01, most=100
     )

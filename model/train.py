@@ -57,6 +57,7 @@ from utils.allocator import keep_freed_memory
 from utils.attention import avoid_cudnn_attention
 from utils.files import file_error, forbidden
 from utils.gpu_memory import card_memory, memory_metrics
+from utils.precision import MIXED_PRECISION, leave_unwritten_memory, precision_of, precision_on
 from utils.processes import gather, same_weights
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
@@ -82,11 +83,12 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     checkpoint = resumption.checkpoint if resumption else None
     small = is_small(language(str(checkpoint or args.model)))
     cuda = torch.cuda.is_available() and not small
+    precision = precision_on("cuda" if cuda else "cpu", args.precision, small)
     if not cuda:
         keep_freed_memory()
     accelerator = Accelerator(
         cpu=not cuda,
-        mixed_precision="bf16" if cuda else "no",
+        mixed_precision=MIXED_PRECISION[precision],
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     args = gather([with_prompt_date(args)])[0]  # of one day in all processes
@@ -109,6 +111,7 @@ def _train(
     checkpoint = resumption.checkpoint if resumption else None
     say = recorder.say if recorder is not None else lambda line: None
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
+    leave_unwritten_memory()
     if args.undecided:
         args = _with_max_prime(args, accelerator, recorder, say)
         gc.collect()  # the policy that was asked
@@ -123,7 +126,8 @@ def _train(
         require_same_origin(args.model, policy.origin, state["origin"])
     followed = proposed_problems(args) if args.yoked_to else {}
     if recorder is not None:
-        recorder.start(policy, str(accelerator.device), state)
+        device, precision = str(accelerator.device), precision_of(accelerator)
+        recorder.start(policy, device, precision, state)
     if why is not None:
         say(why)
     if args.warm_starts and state is None:

@@ -50,6 +50,7 @@ from model.run.outputs import output_folder
 from model.run.rows import RunDirectoryError
 from prime_inversion import primes_between
 from utils.attention import avoid_cudnn_attention
+from utils.precision import precision_on
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
 
@@ -175,13 +176,15 @@ def policy_scores(
 ) -> Scores:
     """`right` of a policy's answers, one to each of `asked`. Raises PolicyError for one from elsewhere
     that cannot be asked."""
-    cuda = torch.cuda.is_available() and not is_small(policy.prompts.name)  # as in training
-    policy.model.to("cuda" if cuda else "cpu")
+    small = is_small(policy.prompts.name)  # as in training
+    kind = "cuda" if torch.cuda.is_available() and not small else "cpu"
+    narrow = precision_on(kind, args.precision, small) == "bfloat16"
+    policy.model.to(kind)
     renderer = PromptRenderer.for_policy(policy, args)
     if policy.name not in EMBEDDED_MODELS:
         policy, _ = fitted(policy, renderer, args, roles=(Role.SOLVER,))
     evaluator = Evaluator(policy, renderer, args)
-    with torch.autocast("cuda", torch.bfloat16, enabled=cuda):
+    with torch.autocast(kind, torch.bfloat16, enabled=narrow):
         return right(evaluator.verdicts(asked, temperature=temperature))
 
 

@@ -200,7 +200,7 @@ def read_model(args: AZRArgs) -> tuple[PreTrainedModel, PromptSet]:
 
 def precision_of(args: AZRArgs, model: PreTrainedModel, language: PromptSet) -> Precision:
     """How a run has its numbers: small policies stay on the CPU, in float32."""
-    if is_small(language.name):
+    if is_small(language.name) or args.precision == "float32":
         return FLOAT32
     return ADAPTERS if args.lora_rank and model.is_activation_checkpointing else AUTOCAST
 

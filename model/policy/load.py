@@ -85,7 +85,7 @@ def _named(args: AZRArgs) -> Policy:
     if args.model == SMOLLM2_MODEL:
         return load_smollm2()
     cuda = torch.cuda.is_available() and not is_small(language(args.model))
-    frozen = args.lora_rank and cuda
+    frozen = args.lora_rank and cuda and args.precision != "float32"
     policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
     require_words(policy, args.max_prime)
     return policy

@@ -46,12 +46,14 @@ class Console:
         except OSError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
-    def start(self, policy: Policy, device: str) -> None:
+    def start(self, policy: Policy, device: str, precision: str) -> None:
         """Name what is trained, where, how it samples and where the run is kept."""
         if policy.name in EMBEDDED_MODELS:
             self.say(f"training the embedded policy; with a GPU the default is {CUDA_MODEL}")
         args, size = self.args, sum(weight.numel() for weight in policy.model.parameters())
-        self.say(f"{policy.name}: {size:,} parameters on {device}, run directory {self.run_dir}")
+        self.say(
+            f"{policy.name}: {size:,} parameters on {device} in {precision}, run directory {self.run_dir}"
+        )
         self.say(
             f"sampling: temperature {args.temperature:g}, no top-k, no top-p, no penalties, at most "
             f"{args.max_proposal_tokens} tokens a proposal and {args.max_answer_tokens} an answer; primes {args.min_prime} to {args.max_prime}"

@@ -53,8 +53,8 @@ class Recorder:
         with _writable():
             self.run.write_measured(args, measured)
 
-    def start(self, policy: Policy, device: str, state: Mapping | None) -> None:
-        """The policy is there. state: of the checkpoint that the run continues from, if any. Raises
+    def start(self, policy: Policy, device: str, precision: str, state: Mapping | None) -> None:
+        """The policy is there. precision: of the factors of its products. state: of the checkpoint that the run continues from, if any. Raises
         CheckpointError where there is no room for a checkpoint, and RunDirectoryError."""
         saved, step = ({}, None) if state is None else (state["recorder"], state["step"])
         self.tokenizer, self.best = policy.tokenizer, saved.get("best")
@@ -69,8 +69,9 @@ class Recorder:
                     print(sentence, file=sys.stderr)
             if self.args.total_steps > (step or 0):
                 self.run.checkpoints.require_room(self.weights_size + moments_size)
-            self.run.write_config(self.args, device, policy.engine, policy.decode, step)
-        self.console.start(policy, device)
+            ways = dict(precision=precision, engine=policy.engine, decode=policy.decode)
+            self.run.write_config(self.args, {"device": device, **ways}, step)
+        self.console.start(policy, device, precision)
         if self.resumption is not None:
             before = FinishedRun(self.run.path).metrics
             self.console.resumed(self.resumption.checkpoint, before)

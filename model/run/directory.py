@@ -141,15 +141,10 @@ class RunDirectory:
         self._write_config({"args": args.as_saved(), MEASURED: measured})
 
     def write_config(
-        self,
-        args: AZRArgs,
-        device: str,
-        engine: str,
-        decode: str,
-        resumed_at: int | None = None,
+        self, args: AZRArgs, ways: Mapping[str, str], resumed_at: int | None = None
     ) -> None:
-        """config.json: resolved arguments, library versions, git commit, device, engine and its decoding. A run that is
-        resumed at a step keeps those it began with, and adds the step and these to its list `resumed`."""
+        """config.json: resolved arguments, library versions, git commit, and `ways`: device, precision,
+        engine and its decoding. A run that is resumed at a step keeps those it began with, and adds the step and these to its list `resumed`."""
         libraries = ("torch", "transformers", "accelerate")
         here = {
             "versions": {
@@ -157,9 +152,7 @@ class RunDirectory:
                 **{name: version(name) for name in libraries},
             },
             "git_commit": _git_commit(),
-            "device": device,
-            "engine": engine,
-            "decode": decode,
+            **ways,
         }
         now, before = {"args": args.as_saved()}, self._config_before()
         if resumed_at is None:

@@ -1,0 +1,37 @@
+"""In which type the factors of matrix products are. Weights, sums and logits are float32 in any case."""
+
+import torch
+from accelerate import Accelerator
+
+MIXED_PRECISION = {"float32": "no", "bfloat16": "bf16"}  # what accelerate calls them
+
+
+def precision_on(kind: str, wanted: str, is_small: bool) -> str:
+    """float32 or bfloat16 on a device of this kind, `cpu` or `cuda`. wanted: either, or auto: bfloat16
+    where the device multiplies it faster than float32, and the model is large enough to notice."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if not is_small and _multiplies_bfloat16(kind) else "float32"
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """float32 or bfloat16, as the accelerator was made."""
+    return next(
+        name for name, mixed in MIXED_PRECISION.items() if mixed == accelerator.mixed_precision
+    )
+
+
+def _multiplies_bfloat16(kind: str) -> bool:
+    """Whether a device has instructions for it. A CPU with them (AVX512-BF16 or AMX) is 3 to 4 times as
+    fast; one without is many times slower."""
+    if kind != "cpu":
+        return True
+    probes = "_is_avx512_bf16_supported", "_is_amx_tile_supported"  # of torch 2.11 to 2.14
+    return any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
+def leave_unwritten_memory() -> None:
+    """Let tensors that are made without values have none. Where algorithms must be deterministic, torch
+    else fills each with NaN first, so that a program which reads one does it the same each time; ours
+    reads none, and a twelfth of SmolLM2's time went there."""
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
