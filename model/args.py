@@ -252,6 +252,11 @@ class AZRArgs(Flags):
     logged_rollouts: int = flag(
         6, "transcripts of each step in rollouts.jsonl, first one of each role and task", least=0
     )
+    shard: bool = flag(
+        False,
+        "in several processes, keep a part of the weights, their gradient and their moments in each, instead "
+        "of all of them",
+    )
     debug_grads: int = flag(
         0,
         "print the gradient by layer and by (role, task) cell for the first N updates of this process",
@@ -306,6 +311,8 @@ class AZRArgs(Flags):
                 "--reward alignment --eval-uniform: must have --no-eval-uniform, as evaluations know no "
                 "movement of the weights"
             )
+        if self.shard:
+            self._require_shardable()
         if not self.model.strip():
             raise ArgumentError(
                 f"--model {self.model!r}: must be tiny, reasoner, smollm2, a hub id or a local folder"
@@ -324,6 +331,20 @@ class AZRArgs(Flags):
             set(self.run_name) & set("/\\\0") or self.run_name in ("", ".", "..")
         ):
             raise ArgumentError(f"--run-name {self.run_name!r}: must be a plain folder name")
+
+    def _require_shardable(self) -> None:
+        """Raise ArgumentError for what wants all weights in each process."""
+        wants_all = {
+            f"--lora-rank {self.lora_rank}": self.lora_rank > 0,
+            "--proposer frozen": self.proposer == "frozen",
+            "--reward alignment": self.reward == "alignment",
+            f"--debug-grads {self.debug_grads}": self.debug_grads > 0,
+        }
+        for other, is_given in wants_all.items():
+            if is_given:
+                raise ArgumentError(
+                    f"--shard {other}: must have one of them, as the other wants all weights in each process"
+                )
 
     def _require_both_kinds(self) -> None:
         """Raise ArgumentError unless there are problems of each task to train on and to measure."""

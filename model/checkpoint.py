@@ -2,6 +2,7 @@
 continues as this one would have, to the last bit.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
@@ -9,6 +10,7 @@ import torch
 
 from custom_types import Policy
 from model.eval.evaluator import Evaluator
+from model.learner import Learner
 from model.policy.adapters import merge_fault, merged_weights
 from model.policy.weights import PolicyError
 from model.trainer import AZRTrainer
@@ -35,7 +37,10 @@ def training_state(trainer: AZRTrainer, evaluator: Evaluator) -> dict:
         "measure": trainer.measure.state_dict(),
         "origin": trainer.policy.origin,
         "engine": trainer.policy.engine,
-        "optimizer": learner.optimizer.state_dict()["state"],
+        "optimizer": {
+            index: {name: learner.weights.whole(value) for name, value in values.items()}
+            for index, values in learner.optimizer.state_dict()["state"].items()
+        },
         "generators": {
             name: random_state(rng) for name, rng in _generators(trainer, evaluator).items()
         },
@@ -55,7 +60,10 @@ def restore(trainer: AZRTrainer, evaluator: Evaluator, state: dict) -> None:
         weight.data.copy_(state["adapters"][name])
     trainer.proposer.load_state_dict(state["proposer"])
     trainer.measure.load_state_dict(state.get("measure", {}))  # older checkpoints have none
-    moments = {int(index): values for index, values in state["optimizer"].items()}
+    moments = {
+        int(index): _own_moments(learner, learner.trained[int(index)], values)
+        for index, values in state["optimizer"].items()
+    }
     groups = learner.optimizer.state_dict()["param_groups"]
     learner.optimizer.load_state_dict({"state": moments, "param_groups": groups})
     for name, rng in _generators(trainer, evaluator).items():
@@ -81,12 +89,23 @@ def _adapters(trainer: AZRTrainer) -> dict[str, torch.nn.Parameter]:
     return {name: weight for name, weight in named if weight.requires_grad}
 
 
-def save_policy(policy: Policy, folder: Path, lora_rank: int) -> None:
-    """Weights, adapters merged in, and tokenizer: a folder that transformers' Auto classes load. Raises
-    PolicyError where that would be another model than the one that was trained."""
+def _own_moments(learner: Learner, weight: torch.nn.Parameter, values: Mapping) -> dict:
+    """What this process has of the moments of a weight; their count is of all."""
+    return {
+        name: learner.weights.own(value, weight) if value.shape == weight.shape else value
+        for name, value in values.items()
+    }
+
+
+def save_policy(
+    policy: Policy, folder: Path, lora_rank: int, whole: Mapping[str, torch.Tensor] | None = None
+) -> None:
+    """Weights, adapters merged in, and tokenizer: a folder that transformers' Auto classes load. whole: the
+    weights by name, of a model that has not all of each. Raises PolicyError where that would be another
+    model than the one that was trained."""
     weights = merged_weights(policy.model) if lora_rank else None
     fault = merge_fault(policy.model, weights) if weights else None
     if fault is not None:
         raise PolicyError(f"a checkpoint would not be the model with its adapters: {fault}")
-    policy.model.save_pretrained(folder, state_dict=weights)
+    policy.model.save_pretrained(folder, state_dict=weights or whole)
     policy.tokenizer.save_pretrained(folder)

@@ -15,13 +15,17 @@ from torch import Tensor
 from buffer.base_buff import ReplayBuffer
 from compute.metrics import SamplingMetrics, merged_diagnostics, update_metrics
 from compute.objective import aggregate_tokens, azr_loss, compute_azr_objective
-from custom_types import MiniBatch, Policy
+from custom_types import Example, MiniBatch, Policy
 from model.args import AZRArgs
 from model.engine.protocol import Engine, Scores
+from model.flags import ArgumentError
 from model.inference import engine_of
 from model.optimizer import StepGuard, adamw
+from model.policy.modes import layers_of
 from utils.debug_grads import gradient_table
-from utils.processes import add_gradients, gather, share
+from utils.precision import precision_of
+from utils.processes import gather, share
+from utils.weights import Replicated, Sharded
 
 Objective = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
@@ -40,7 +44,9 @@ class Learner:
     ):
         self.model, self.args, self.accelerator = policy.model, args, accelerator
         self.objective, self.engine = objective, engine or engine_of(policy)
-        self.trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        self.model.to(accelerator.device)
+        self.weights = _weights(policy, args, accelerator)
+        self.trained = self.weights.trained
         self.optimizer, self.guard = adamw(self.trained, args), StepGuard()
         self.minibatch_rng = Random(f"{args.seed}/minibatches")
         self.updates = 0
@@ -60,7 +66,7 @@ class Learner:
         self.model.eval()  # dropout would make it another policy than the one that sampled
         self.optimizer.param_groups[0]["lr"] = lr
         minibatches = [
-            self.engine.batches(share(examples), args.microbatch_tokens)
+            self._batches(examples)
             for examples in replay.minibatches(args.minibatches, self.minibatch_rng)
         ]
         # The same for each: an example weighs as much in whichever minibatch it is.
@@ -69,7 +75,8 @@ class Learner:
         # The ratio starts from the training forward's log-probabilities, not from the sampler's. The
         # first minibatch needs no rescoring: its update sees the very weights that sampled it.
         first, later = minibatches[0], minibatches[1:]
-        rescored = [self._rescore(batches) for batches in later]
+        with self.weights.gathered():
+            rescored = [self._rescore(batches) for batches in later]
         update, first_scores = self._update(first, None, denominator)
         updates = [update]
         for batches, old in zip(later, rescored, strict=True):
@@ -86,6 +93,12 @@ class Learner:
             **SamplingMetrics.merged(gather([sampling])).metrics(),
             **update_metrics(updates),
         }
+
+    def _batches(self, examples: Sequence[Example]) -> list[MiniBatch]:
+        """This process's share of a minibatch."""
+        limit = self.args.microbatch_tokens
+        mine = self.engine.batches(share(examples), limit)
+        return self.weights.even(mine, lambda: self.engine.batches(examples[:1], limit)[0])
 
     @torch.no_grad()
     def _rescore(self, batches: Sequence[MiniBatch]) -> list[Scores]:
@@ -111,7 +124,7 @@ class Learner:
                     lambda chosen: self._add_gradient(chosen, old, denominator)[0],
                 )
             )
-        norm = float(self.accelerator.clip_grad_norm_(self.trained, self.args.max_grad_norm))
+        norm = self.weights.clip_gradient(self.args.max_grad_norm)
         taken = self.guard.step(self.optimizer, diagnostics["loss"], norm)
         return {**diagnostics, "grad_norm": norm, "skipped_updates": float(not taken)}, scores
 
@@ -123,7 +136,7 @@ class Learner:
         diagnostics, found = [], []
         for number, batch in enumerate(batches):
             batch = batch.to(self.accelerator.device)
-            scores = self._score(batch)
+            scores = self.weights.run(self._score, batch)
             before = scores.detach() if old is None else old[number]
             objective, measured = self._objective(batch, scores, before, denominator)
             bonus = aggregate_tokens(
@@ -138,7 +151,7 @@ class Learner:
             measured["loss"] = loss.detach()
             diagnostics.append({key: value.item() for key, value in measured.items()})
             found.append(scores.detach())
-        add_gradients(self.trained)
+        self.weights.add_gradients()
         return merged_diagnostics(gather(diagnostics), sum), found
 
     def gradient(self, replay: ReplayBuffer) -> Tensor:
@@ -176,3 +189,16 @@ class Learner:
         floor = self.args.entropy_floor if self.args.entropy_coef else 0.0
         with self.accelerator.autocast():
             return self.engine.score(batch, self.args.temperature, floor)
+
+
+def _weights(policy: Policy, args: AZRArgs, accelerator: Accelerator) -> Replicated:
+    """Who has them. Raises ArgumentError for --shard in one process."""
+    if not args.shard:
+        return Replicated(policy.model)
+    narrow = torch.bfloat16 if precision_of(accelerator) == "bfloat16" else None
+    try:
+        return Sharded(policy.model, layers_of(policy.model), narrow)
+    except ValueError as error:
+        raise ArgumentError(
+            f"--shard: must run in several processes, which torchrun starts, as {error}"
+        ) from error

@@ -241,13 +241,12 @@ def _loop(
     Ends early after a step in which any process was asked to stop; the number of that signal, or 0."""
     args = trainer.args
     problems = evaluation_problems(args)
-    save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank)
     for step in range(first, args.total_steps + 1):
         done = trainer.step() if step else None
         metrics, evaluated = dict(done.metrics) if done else {"step": 0}, []
         if step % args.eval_every == 0:
             started = time.perf_counter()
-            with trainer.accelerator.autocast():
+            with trainer.sampling():
                 evaluated = evaluator.verdicts(problems)
                 metrics |= accuracy_metrics(evaluated)
                 if args.eval_uniform:
@@ -258,8 +257,12 @@ def _loop(
             recorder.record(metrics, done, evaluated)
         asked = max(gather([stop.number]))  # of all processes, at the same step
         due = step > 0 and step % args.checkpoint_every == 0
-        if recorder is not None and (due or asked or step == args.total_steps):
-            recorder.checkpoint(training_state(trainer, evaluator), save)
+        if due or asked or step == args.total_steps:
+            state = training_state(trainer, evaluator)  # which all processes gather
+            whole = trainer.weights.state_dict() if args.shard else None
+            if recorder is not None:
+                save = partial(save_policy, trainer.policy, lora_rank=args.lora_rank, whole=whole)
+                recorder.checkpoint(state, save)
         if asked:
             return asked
     return 0

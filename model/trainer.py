@@ -6,7 +6,8 @@ rewards -> advantages -> examples -> updates                                    
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import ceil
 
 import torch
@@ -38,7 +39,6 @@ from model.measures import MEASURES, SolveRates
 from model.proposers.protocol import Followed
 from model.proposers.table import PROPOSERS
 from prime_inversion import is_held_out, trained_problems
-from utils.processes import same_weights
 from utils.random_states import seeded_generator
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollouts
@@ -64,14 +64,13 @@ class AZRTrainer:
     ):
         self.policy, self.renderer = policy, renderer
         self.args, self.accelerator = args, accelerator
-        policy.model.to(accelerator.device)
-        same_weights(policy.model)
+        self.learner = learner or Learner(policy, args, accelerator)
+        self.weights = self.learner.weights
         self.problems = ProblemBuffer(args.seed)
         span = args.min_prime, args.max_prime, args.held_out
         space = [problem for task in TASKS for problem in trained_problems(task, *span)]
         self.problems.seed(space, args.seed_problems)
         self.proposer = PROPOSERS[args.proposer](policy, args, followed or {})
-        self.learner = learner or Learner(policy, args, accelerator)
         self.measure = MEASURES.get(args.reward, SolveRates)(self.learner)
         self.sampling_rng = seeded_generator(f"{args.seed}/sampling")
         self.steps = self.num_tokens = 0
@@ -151,7 +150,7 @@ class AZRTrainer:
         return self._rollout(self.policy, map(self.renderer.solver, problems))
 
     def _rollout(self, policy: Policy, prompts: Iterable[Prompt]) -> list[Rollout]:
-        with self.accelerator.autocast():
+        with self.sampling():
             return rollout(
                 policy,
                 list(prompts),
@@ -159,6 +158,12 @@ class AZRTrainer:
                 max_rows=self.args.rollout_rows,
                 generator=self.sampling_rng,
             )
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        """All weights are there, and products are in the precision of the run."""
+        with self.weights.gathered(), self.accelerator.autocast():
+            yield
 
     def _judge(self, rollouts: Sequence[Rollout]) -> list[Judged]:
         return judge_rollouts(rollouts, self.args.min_prime, self.args.max_prime)

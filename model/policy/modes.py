@@ -28,12 +28,15 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
         model.train(was_training)
 
 
+def layers_of(model: PreTrainedModel) -> list[GradientCheckpointingLayer]:
+    """The layers that a stream of hidden states runs through."""
+    return [one for one in model.modules() if isinstance(one, GradientCheckpointingLayer)]
+
+
 def recompute_activations(model: PreTrainedModel) -> None:
     """Let each layer of a model keep only its input for the backward pass, and run a second time there:
     a 3B model then keeps 0.3 MB a token instead of over 4."""
-    layers = [
-        module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)
-    ]
+    layers = layers_of(model)
     if not layers:
         return
     model.activation_checkpointing_enable({"use_reentrant": False})  # so that the model says so

@@ -4,6 +4,7 @@ Trains `tiny` for STEPS steps, alone or as one of torchrun's processes, and leav
 the gradient of the first update before clipping and what every process must have in common.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch
 from accelerate import Accelerator
 
-from helpers.trainers import SMALL, flat_gradient, untimed
+from helpers.trainers import SMALL, untimed
 from model.args import AZRArgs
 from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
@@ -22,7 +23,7 @@ from utils.string_formatting import PromptRenderer
 
 
 def main(folder: str, steps: str, *changes: str) -> None:
-    values = {name: int(value) for name, value in (change.split("=") for change in changes)}
+    values = {name: json.loads(value) for name, value in (change.split("=") for change in changes)}
     args = AZRArgs(**{**SMALL, **values, "max_grad_norm": 1e9})
     accelerator = Accelerator(cpu=True)
     rank = accelerator.process_index
@@ -35,7 +36,8 @@ def main(folder: str, steps: str, *changes: str) -> None:
     gradients, step = [], trainer.learner.optimizer.step
 
     def keep_and_step():
-        gradients.append(flat_gradient(trainer))
+        whole = [trainer.weights.whole(weight.grad) for weight in trainer.learner.trained]
+        gradients.append(whole if rank else torch.cat([part.flatten() for part in whole]))
         step()
 
     trainer.learner.optimizer.step = keep_and_step
@@ -43,7 +45,7 @@ def main(folder: str, steps: str, *changes: str) -> None:
     last = done[-1].learned
     kept = {
         "gradient": gradients[0],
-        "weights": [weight.detach() for weight in policy.model.parameters()],
+        "weights": list(trainer.weights.state_dict().values()),
         "problems": trainer.problems.state_dict(),
         "advantages": last.advantages,
         "texts": [item.rollout.text for item in last.scored],
