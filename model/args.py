@@ -256,6 +256,7 @@ class AZRArgs(Flags):
         False,
         "in several processes, keep a part of the weights, their gradient and their moments in each, instead "
         "of all of them",
+        changeable=True,
     )
     debug_grads: int = flag(
         0,

@@ -18,7 +18,6 @@ from compute.objective import aggregate_tokens, azr_loss, compute_azr_objective
 from custom_types import Example, MiniBatch, Policy
 from model.args import AZRArgs
 from model.engine.protocol import Engine, Scores
-from model.flags import ArgumentError
 from model.inference import engine_of
 from model.optimizer import StepGuard, adamw
 from model.policy.modes import layers_of
@@ -192,13 +191,8 @@ class Learner:
 
 
 def _weights(policy: Policy, args: AZRArgs, accelerator: Accelerator) -> Replicated:
-    """Who has them. Raises ArgumentError for --shard in one process."""
+    """Who has them."""
     if not args.shard:
         return Replicated(policy.model)
     narrow = torch.bfloat16 if precision_of(accelerator) == "bfloat16" else None
-    try:
-        return Sharded(policy.model, layers_of(policy.model), narrow)
-    except ValueError as error:
-        raise ArgumentError(
-            f"--shard: must run in several processes, which torchrun starts, as {error}"
-        ) from error
+    return Sharded(policy.model, layers_of(policy.model), narrow)

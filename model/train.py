@@ -91,6 +91,10 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         mixed_precision=MIXED_PRECISION[precision],
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
+    if args.shard and accelerator.num_processes == 1:
+        raise ArgumentError(
+            "--shard: must run in several processes, which torchrun starts, and here is one; or --no-shard"
+        )
     args = gather([with_prompt_date(args)])[0]  # of one day in all processes
     recorder = Recorder(args, resumption) if accelerator.is_main_process else None  # one writes
     try:

@@ -81,13 +81,11 @@ class Sharded(Replicated):
 
     layers: the modules whose weights are gathered by themselves; those of the rest of the model, the
     embedding and the output layer first of all, are gathered together, in float32. narrow: the type that
-    a layer's weights are gathered in, None for their own. Raises ValueError for one process alone.
+    a layer's weights are gathered in, None for their own.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module], narrow: torch.dtype | None):
         state = PartialState()
-        if state.num_processes == 1:
-            raise ValueError("one process has nobody to share weights with")
         same_weights(model)
         self.model = model
         mesh = init_device_mesh(state.device.type, (state.num_processes,))
