@@ -79,6 +79,20 @@ SHAPES: dict[str, dict[str, Any]] = {
         rms_norm_eps=1e-6,
         tie_word_embeddings=True,
     ),
+    # Its config on the hub, https://huggingface.co/Qwen/Qwen2.5-7B-Instruct.
+    "Qwen/Qwen2.5-7B-Instruct": dict(
+        model_type="qwen2",
+        vocab_size=152_064,
+        hidden_size=3584,
+        intermediate_size=18_944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=32_768,
+        rope_theta=1e6,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+    ),
     SMOLLM2_MODEL: dict(
         model_type="llama",
         vocab_size=49_152,

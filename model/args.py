@@ -72,6 +72,12 @@ class AZRArgs(Flags):
         "with --plan: run a step of the model at full shape without numbers too, and print the memory it "
         "takes; a minute for 3 billion parameters",
     )
+    processes: int = flag(
+        1,
+        "with --plan: how many processes work together, each with a GPU; the plan is of one of them",
+        least=1,
+        most=4096,
+    )
     # the problems
     min_prime: int = flag(5, "smallest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
     max_prime: int = flag(
@@ -278,6 +284,16 @@ class AZRArgs(Flags):
             )
         if self.trace and not self.plan:
             raise ArgumentError("--trace: must have --plan, beside whose numbers it prints its own")
+        if self.processes > 1 and not self.plan:
+            raise ArgumentError(
+                f"--processes {self.processes}: must have --plan; of a run, torchrun says how many there are"
+            )
+        if self.plan and self.shard and self.processes == 1:
+            raise ArgumentError("--plan --shard: must have --processes with at least 2")
+        if self.trace and self.processes > 1:
+            raise ArgumentError(
+                f"--trace --processes {self.processes}: must have 1, as one process is what it runs"
+            )
         if self.held_out and not self.undecided:
             self._require_both_kinds()
         if self.proposer in FOLLOWERS and self.yoked_to is None:

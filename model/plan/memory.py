@@ -7,7 +7,7 @@ hold them to the measured peaks of small models.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from buffer.packing import row_length
 from model.engine.decoding import MOST_POSITIONS
 from model.engine.shared import LOGIT_CHUNK_ELEMENTS
 from model.inference import largest_slice
+from model.policy.modes import layers_of
 
 Products = Sequence[tuple[int, ...]]
 
@@ -50,22 +51,29 @@ ADAPTERS = Precision(2, 2, 2, backward=(28, 10, 14), forward=(12, 8))
 
 # What is in memory all the time, and beside it at each moment at which a phase may be at its peak; the
 # last name of a moment says what happens then.
+# Of a run with --shard, "weights", "AdamW moments" and "gradients" are this process's part, and the gathered
+# ones are whole: each layer's while it runs and while the next is fetched, all layers' while sampling; the
+# rest (embedding, output layer, last norm) all the time, with a gradient in the update. A layer that is done
+# has its gradient in both types while its sum is made.
 # "movement" is what alignment needs: the weights before the last step, their difference, and a gradient.
 STANDING = ("weights", "frozen proposer", "AdamW moments", "movement")
 COPIES = ("bfloat16 copies", "output copy")  # the output layer's is made after all others
-UPDATING = (*STANDING, "gradients", "activations kept", "masks")
+SAMPLING = (*STANDING, "gathered layers", "gathered rest")
+UPDATING = (*STANDING, "gradients", "gathered rest", "rest gradient", "activations kept", "masks")
 MOMENTS = {
     "rollout": (
-        (*STANDING, "bfloat16 copies", "packed prompts", "reading prompts"),
-        (*STANDING, *COPIES, "KV cache", "copied layer"),
-        (*STANDING, *COPIES, "KV cache", "sampling"),
+        (*SAMPLING, "bfloat16 copies", "packed prompts", "reading prompts"),
+        (*SAMPLING, *COPIES, "KV cache", "copied layer"),
+        (*SAMPLING, *COPIES, "KV cache", "sampling"),
     ),
     "update": (
         (*UPDATING, "copies kept", "logits backward"),
-        (*UPDATING, "copies kept", "output gradient", "layer backward"),
+        (*UPDATING, "copies kept", "output gradient", "fetched layers", "layer backward"),
         (*UPDATING, *COPIES, "logits forward"),
     ),
 }
+# Before the weights of a run with --shard are shared out.
+LOADING = "all weights", "weights"
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,14 @@ class Stage:
         """Positions in the model during the update, each prompt once."""
         prompts = min(self.asked, self.trained)
         return prompts * self.prompt_tokens + self.trained * (self.response_tokens - 1)
+
+    def of_process(self, processes: int) -> "Stage":
+        """What the process with most of it has, where several share it."""
+        parts = {
+            name: -(-getattr(self, name) // processes)
+            for name in ("responses", "prompts", "asked", "trained")
+        }
+        return replace(self, **parts)
 
     def fitting(self, row: int) -> int:
         """How many responses to one prompt a packed row of so many positions has room for."""
@@ -135,6 +151,32 @@ def units(config: PretrainedConfig) -> Units:
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
     return Units(config.hidden_size, queries, config.intermediate_size, keys)
+
+
+def sharded_sizes(
+    model: PreTrainedModel, precision: Precision, processes: int
+) -> dict[str, Products]:
+    """`standing_sizes` of the first of several processes that share the weights out, each of them by its
+    first dimension; and what of them is gathered. No weight is copied but the output layer."""
+    layers = layers_of(model)
+    sizes = [sum(weight.numel() for weight in layer.parameters()) for layer in layers]
+    rest = model.num_parameters() - sum(sizes)
+    own = sum(
+        -(-len(weight) // processes) * prod(weight.shape[1:]) for weight in model.parameters()
+    )
+    largest, compute = max(sizes, default=0), precision.compute
+    output = model.get_output_embeddings().weight.numel() if precision is AUTOCAST else 0
+    return {
+        "all weights": [(model.num_parameters(), 4)],
+        "weights": [(own, 4)],
+        "AdamW moments": [(own, 8)],
+        "gradients": [(own, 4)],
+        "output copy": [(output, 2)],
+        "gathered layers": [(sum(sizes), compute)],
+        "gathered rest": [(rest, 4)],
+        "rest gradient": [(rest, 4)],
+        "fetched layers": [(2, largest, compute), (largest, compute + 4)],
+    }
 
 
 def standing_sizes(

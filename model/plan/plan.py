@@ -31,6 +31,7 @@ from model.plan.memory import (
     ADAPTERS,
     AUTOCAST,
     FLOAT32,
+    LOADING,
     MOMENTS,
     STANDING,
     Precision,
@@ -41,6 +42,7 @@ from model.plan.memory import (
     packed_row,
     peak_sizes,
     rollout_sizes,
+    sharded_sizes,
     standing_sizes,
     sum_of,
     total,
@@ -97,19 +99,24 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     name = args.card or PLANNED_CARD
     usable = int((1 - MARGIN) * CARDS[name].memory * GIB)
     model, language = read_model(args)
-    precision, stages = precision_of(args, model, language), count_stages(args, language)
+    precision = precision_of(args, model, language)
+    whole = count_stages(args, language)
+    stages = tuple(stage.of_process(args.processes) for stage in whole)
     sizes = memory_sizes(args, model, precision, stages)
     peaks = {phase: fullest_moment(sizes, phase) for phase in MOMENTS}
+    loading = sum_of(sizes, LOADING) if args.shard else 0
     traced = traced_peaks(args, model, precision, stages) if args.trace else {}
     planned = peak_sizes(sizes)
     full = [phase for phase in peaks if max(planned[phase], traced.get(phase, 0)) > usable]
+    if loading > usable:
+        full = ["loading", *full]
     verdict = f"Fits: both peaks are below {usable / GIB:.1f} GiB, the memory less {MARGIN:.0%}."
     if full:
         standing = sum_of(sizes, (*STANDING, "gradients"))
         verdict = _advice(full, standing, usable, args.lora_rank)
 
-    sampling = stages[:2]  # what a step has; evaluating is not counted as its time
-    (least, most), update = seconds(args, model, precision, sampling)
+    (least, most), update = seconds(args, model, precision, stages[:2])  # evaluating is not counted
+    sampling = whole[:2]  # what a step has
     sampled = [(stage.responses, stage.response_tokens) for stage in sampling]
     read, scored, unshared = (
         sum(getattr(stage, kind) for stage in sampling) for kind in ("read", "scored", "unshared")
@@ -120,12 +127,14 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
     lines = [
         f"{args.model} on {name}, {CARDS[name].memory:.1f} GiB: {model.num_parameters():,} parameters",
         *assumed,
+        *_shared_out(args),
         "The worst case, in bytes: every proposal valid and new, every response as long as it may be.",
         *(_line(name, total(size), _formula(size)) for name, size in sizes.items() if total(size)),
         *(
             _line(f"peak of the {phase}", planned[phase], _names(sizes, names))
             for phase, names in peaks.items()
         ),
+        *([_line("while it is loaded", loading, _names(sizes, LOADING))] if loading else []),
         *(
             _line(f"traced {phase}", size, "the peak of the program, run without numbers")
             for phase, size in traced.items()
@@ -142,6 +151,17 @@ def plan(args: AZRArgs) -> tuple[str, bool]:
         verdict,
     ]
     return "\n".join(fill(line, LINE, subsequent_indent=" " * INDENT) for line in lines), not full
+
+
+def _shared_out(args: AZRArgs) -> list[str]:
+    """What is said of several processes."""
+    if args.processes == 1:
+        return []
+    kept = "a part of the weights" if args.shard else "all weights"
+    return [
+        f"--processes {args.processes}: memory and seconds are those of one process, which has {kept}; what "
+        f"the processes tell each other takes time that is not counted."
+    ]
 
 
 def _line(name: str, size: int, formula: str) -> str:
@@ -162,8 +182,8 @@ def _names(sizes: Mapping[str, Products], names: Sequence[str]) -> str:
 def _advice(full: Sequence[str], standing: int, usable: int, rank: int) -> str:
     """Which flags to turn where the phases `full` do not fit. standing: bytes that weights, gradients
     and moments take."""
-    turns = [f"lower {FLAGS[phase]}" for phase in full]
-    if standing > usable:
+    turns = [f"lower {FLAGS[phase]}" for phase in full if phase in FLAGS]
+    if standing > usable or "loading" in full:
         turns = [] if rank else ["turn on --lora-rank"]
     turns = [*turns, "take a larger --card"]
     phases = " and ".join(f"the {phase}" for phase in full)
@@ -266,7 +286,10 @@ def memory_sizes(
     args: AZRArgs, model: PreTrainedModel, precision: Precision, stages: Sequence[Stage]
 ) -> dict[str, Products]:
     """What is in memory at some moment of a run, by name; of the rollouts, what the largest has."""
-    standing = standing_sizes(model, precision, args.lora_rank)
+    if args.shard:
+        standing = sharded_sizes(model, precision, args.processes)
+    else:
+        standing = standing_sizes(model, precision, args.lora_rank)
     if args.proposer == "frozen":
         standing = {
             "weights": standing["weights"],
@@ -300,7 +323,8 @@ def disk_sizes(
     being written."""
     frozen = sizes.get("frozen proposer", [])
     before = [(trained, 4) for trained, _ in sizes.get("movement", [])]
-    checkpoint = [(model.num_parameters(), 4), *sizes["AdamW moments"], *frozen, *before]
+    moments = [(model.num_parameters(), 8)] if args.shard else sizes["AdamW moments"]
+    checkpoint = [(model.num_parameters(), 4), *moments, *frozen, *before]
     number = args.keep_checkpoints + 2
     return {
         "disk, download": [(model.num_parameters(), 2)],
