@@ -43,7 +43,6 @@ class Learner:
     ):
         self.model, self.args, self.accelerator = policy.model, args, accelerator
         self.objective, self.engine = objective, engine or engine_of(policy)
-        self.model.to(accelerator.device)
         self.weights = _weights(policy, args, accelerator)
         self.trained = self.weights.trained
         self.optimizer, self.guard = adamw(self.trained, args), StepGuard()

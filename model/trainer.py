@@ -64,6 +64,7 @@ class AZRTrainer:
     ):
         self.policy, self.renderer = policy, renderer
         self.args, self.accelerator = args, accelerator
+        policy.model.to(accelerator.device)
         self.learner = learner or Learner(policy, args, accelerator)
         self.weights = self.learner.weights
         self.problems = ProblemBuffer(args.seed)

@@ -26,7 +26,7 @@ OTHER_VALUES = {
     "model": ("local/folder", "local/folder"), "run_dir": ("runs/a b", "runs/a b"),
     "run_name": ("first", "first"), "total_steps": ("7", 7), "seed": ("11", 11), "min_prime": ("7", 7),
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
-    "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"), "engine": ("plain", "plain"), "decode": ("eager", "eager"),
+    "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"), "engine": ("plain", "plain"), "precision": ("float32", "float32"), "decode": ("eager", "eager"),
     "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
     "refill": ("uniform", "uniform"), "refill_attempts": ("12", 12), "resume": ("runs/a", "runs/a"), "card": ("a10-24gb", "a10-24gb"),
     "prompt_date": ("2024-02-29", "2024-02-29"), "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),
@@ -46,7 +46,9 @@ def refusal(*argv: str) -> str:
 # ---------------------------------------------------------------- flags and defaults
 
 
-@pytest.mark.parametrize("name", sorted(FIELDS.keys() - {"yoked_to", "trace"}))  # with others
+@pytest.mark.parametrize(
+    "name", sorted(FIELDS.keys() - {"yoked_to", "trace", "processes"})
+)  # with others
 def test_every_field_is_a_flag_and_moves_nothing_else(name):
     """Of a run that says which model: --model moves its preset, and --card and --plan move --model."""
     default = getattr(AZRArgs(), name)
@@ -153,6 +155,20 @@ def test_help_shows_every_flag_with_its_default(capsys):
     for name, item in FIELDS.items():
         assert flag(name) in text and " ".join(item.metadata["help"].split()) in text
         assert item.default is None or f"[{item.default}]" in text
+
+
+@pytest.mark.parametrize("argv, sentence", [
+    ("--shard --lora-rank 8", "--shard --lora-rank 8: must have one of them"),
+    ("--shard --proposer frozen", "--shard --proposer frozen: must have one of them"),
+    ("--shard --reward alignment --no-eval-uniform", "--shard --reward alignment: must have one of them"),
+    ("--shard --debug-grads 2", "--shard --debug-grads 2: must have one of them"),
+    ("--processes 2", "--processes 2: must have --plan"),
+    ("--processes 0", "--processes 0: must be an integer from 1 to 4096"),
+    ("--plan --shard", "--plan --shard: must have --processes with at least 2"),
+    ("--plan --trace --processes 2", "--trace --processes 2: must have 1"),
+])  # fmt: skip
+def test_what_several_processes_cannot_do(argv, sentence):
+    assert refusal("--model", "tiny", *argv.split()).startswith(sentence)
 
 
 # ---------------------------------------------------------------- refusals

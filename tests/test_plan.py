@@ -79,6 +79,59 @@ def test_the_plan_counts_the_slices_that_are_sampled():
     assert found[432] == found[863]
 
 
+def sizes_of(text: str) -> dict[str, float]:
+    """GiB by name, of the lines of a plan."""
+    lines = [line.partition(" GiB = ") for line in text.splitlines()]
+    return {
+        " ".join(left.split()[:-1]): float(left.split()[-1]) for left, found, _ in lines if found
+    }
+
+
+SEVEN = "--model Qwen/Qwen2.5-7B-Instruct --max-prime 617"
+
+
+@pytest.mark.parametrize("processes, fits", [(2, False), (4, True), (8, True)])
+def test_a_7b_model_that_processes_share_by_hand(processes, fits):
+    """Its 7,615,616,512 parameters: two of the size of its vocabulary, a norm, and 28 layers."""
+    table, width, mlp = 152_064 * 3584, 3584, 18_944
+    attention = 2 * width * width + 2 * width * 512 + width + 2 * 512  # q, k, v have biases
+    layer = attention + 3 * width * mlp + 2 * width
+    rest = 2 * table + width
+    assert rest + 28 * layer == 7_615_616_512
+    text, found = plan(parse_args(f"--plan --shard --processes {processes} {SEVEN}".split()))
+    sizes = sizes_of(text)
+    part = (rest + 28 * layer) / processes
+    for name, wanted in {
+        "weights": 4 * part, "AdamW moments": 8 * part, "gradients": 4 * part,
+        "gathered layers": 2 * 28 * layer, "gathered rest": 4 * rest, "rest gradient": 4 * rest,
+        "fetched layers": 10 * layer, "while it is loaded": 4 * 7_615_616_512 + 4 * part,
+        "disk, checkpoint": 12 * 7_615_616_512,
+        "KV cache": 28 * 2 * 512 * 2 * 734 * min(432, 864 // processes),
+    }.items():  # fmt: skip
+        assert sizes[name] == pytest.approx(wanted / GIB, abs=0.051), name
+    assert found is fits and ("\nFits: " in text) is fits
+
+
+def test_processes_that_have_all_weights_share_the_work_alone():
+    one, four = (plan(parse_args(["--plan", *more]))[0] for more in ([], ["--processes", "4"]))
+    alone, sharing = sizes_of(one), sizes_of(four)
+    same = "weights", "AdamW moments", "gradients", "activations kept", "disk, checkpoint"
+    assert all(alone[name] == sharing[name] for name in same)
+    assert " 48 of updating" in one and " 12 of updating" in four
+    assert "491,520 sampled" in one and "491,520 sampled" in four  # of all together
+    assert "memory and seconds are those of one process, which has all weights" in " ".join(
+        four.split()
+    )
+    assert "--processes" not in one
+
+
+def test_a_model_that_cannot_be_loaded_whole_does_not_fit():
+    """On a card of 24 GB the 28 GiB of its float32 weights do not fit, though a part of them would."""
+    flags = f"--plan --shard --processes 64 --card rtx4090-24gb --lora-rank 0 {SEVEN}"
+    text, fits = plan(parse_args(flags.split()))
+    assert not fits and "Does not fit: the loading" in text
+
+
 def test_tokens_with_and_without_sharing_by_hand():
     """Attempts share their problem's prompt; of 512 tokens the model reads all but the last."""
     shared = 96 * (415 + 222) + (96 + 864) * 511, 96 * (415 + 222) + (96 + 96) * 511

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.trainers import relative
+from helpers.chat_models import save_model
+from helpers.trainers import relative, untimed
+from safetensors.torch import load_file
 
 from constants import ROOT
 
@@ -20,7 +22,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 
 
-def trained(folder: Path, processes: int, steps: int, **changes: int) -> list[dict]:
+def trained(folder: Path, processes: int, steps: int, **changes: int | str) -> list[dict]:
     """What each process leaves behind."""
     folder.mkdir()
     flags = [f"{name}={value}" for name, value in changes.items()]
@@ -67,20 +69,105 @@ def test_two_processes_stay_the_same_process(two):
     assert [repr(row) for row in ours["metrics"]] == [repr(row) for row in theirs["metrics"]]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        dict(batch_size=1, n_attempts=1, minibatches=16),  # updates in which one has nothing to do
-        dict(batch_size=3, n_attempts=3, minibatches=5, microbatch_tokens=40, rollout_rows=4),
-    ],
-    ids=["fewer rows than processes", "other numbers of parts"],
-)
+UNEVEN = {
+    # Updates in which one has nothing to do.
+    "fewer rows than processes": dict(batch_size=1, n_attempts=1, minibatches=16),
+    "other numbers of parts": dict(
+        batch_size=3, n_attempts=3, minibatches=5, microbatch_tokens=40, rollout_rows=4
+    ),
+}
+
+
+@pytest.mark.parametrize("changes", UNEVEN.values(), ids=UNEVEN)
 def test_uneven_work_neither_hangs_nor_differs(tmp_path, changes):
     (alone,) = trained(tmp_path / "one", 1, 1, **changes)
     ours, theirs = trained(tmp_path / "two", 2, 1, **changes)
     assert relative(ours["gradient"], alone["gradient"]) < 1e-5
     assert ours["updates"] == theirs["updates"] == alone["updates"] > 1
     assert all(torch.equal(a, b) for a, b in zip(ours["weights"], theirs["weights"], strict=True))
+
+
+# ---------------------------------------------------------------- weights that are shared out
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def sharing(request, tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("sharing") / "run"
+    return trained(folder, request.param, 2, shard="true")
+
+
+def test_processes_that_share_weights_out_compute_the_gradient_of_one(one, sharing):
+    first, *others = sharing
+    assert relative(first["gradient"], one["gradient"]) < 1e-5
+    for key, value in first["metrics"][0].items():
+        assert value == pytest.approx(one["metrics"][0][key], rel=1e-3, abs=1e-5, nan_ok=True), key
+    for other in others:
+        for key in ("problems", "advantages", "texts", "updates"):
+            assert other[key] == first[key], key
+        assert [repr(row) for row in other["metrics"]] == [repr(row) for row in first["metrics"]]
+
+
+def test_each_has_its_part_in_memory(one, sharing):
+    """Weights and moments, of 12 bytes a number. A weight is cut between rows, so that a process may have
+    a row more than its part."""
+    for process in sharing:
+        assert 0.9 < process["bytes"] * len(sharing) / one["bytes"] < 1.1
+
+
+@pytest.mark.parametrize("changes", UNEVEN.values(), ids=UNEVEN)
+def test_uneven_work_and_shared_weights(tmp_path, changes):
+    (alone,) = trained(tmp_path / "one", 1, 1, **changes)
+    ours, theirs = trained(tmp_path / "two", 2, 1, **changes, shard="true")
+    assert relative(ours["gradient"], alone["gradient"]) < 1e-5
+    assert ours["updates"] == theirs["updates"] == alone["updates"] > 1
+
+
+def sharded(folder: Path, steps: int, *flags: str) -> Path:
+    """A run of two processes that share the weights of a chat model out, to this step; or one that goes
+    on."""
+    again = ["--resume"] if (folder / "run").exists() else []
+    settings = [
+        "--shard", "--model", str(folder.parent / "model"), "--run-dir", "run", "--batch-size", "2", "--max-prime",
+        "13", "--max-answer-tokens", "5", "--max-proposal-tokens", "6", "--microbatch-tokens", "3000", "--lr", "1e-3",
+        "--eval-every", "2", "--checkpoint-every", "2", "--eval-problems", "2", *flags,
+    ]  # fmt: skip
+    result = subprocess.run(
+        [*TORCHRUN, "2", str(ROOT / "model" / "train.py"), *settings, "--total-steps", str(steps), *again],
+        cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return folder / "run"
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_with_shared_weights_is_resumed_to_the_bit(tmp_path, precision):
+    """Its checkpoint is one that transformers loads, with all weights in it."""
+    save_model(tmp_path / "model")
+    (tmp_path / "whole").mkdir(), (tmp_path / "halves").mkdir()
+    whole = sharded(tmp_path / "whole", 4, "--precision", precision)
+    for steps in (2, 4):
+        halves = sharded(tmp_path / "halves", steps, "--precision", precision)
+    name = "checkpoints/step_000004/model.safetensors"
+    assert (whole / name).read_bytes() == (halves / name).read_bytes()
+    kept, begun = load_file(whole / name), load_file(tmp_path / "model" / "model.safetensors")
+    assert {key: value.shape for key, value in kept.items()} == {
+        key: value.shape for key, value in begun.items()
+    }
+    assert not all(torch.equal(kept[key], begun[key]) for key in kept)
+    rows = [[untimed(row) for row in logged(folder)] for folder in (whole.parent, halves.parent)]
+    assert repr(rows[0]) == repr(rows[1])
+
+
+def test_shared_weights_in_one_process_are_refused(tmp_path):
+    flags = ["--shard", "--model", "tiny", "--run-dir", "run"]
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "model" / "train.py"), *flags],
+        cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 2 and result.stderr.startswith(
+        "--shard: must run in several processes"
+    )
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------- the command

@@ -35,6 +35,7 @@ from model.policy.language import language
 from model.recording.recorder import Recorder
 from model.trainer import AZRTrainer
 from utils.tables import markdown_table
+from utils.weights import Replicated
 
 START = "start"
 REST = "the step's own bookkeeping"
@@ -60,7 +61,7 @@ INSIDE = [
     (model.engine.plain, "likelihood"),
     (StepGuard, "step"),
     (Accelerator, "backward"),
-    (Accelerator, "clip_grad_norm_"),
+    (Replicated, "clip_gradient"),
     (LlamaModel, "forward"),
     (Qwen2Model, "forward"),
 ]

@@ -4,6 +4,7 @@ TRL's GRPOTrainer on the same work.
     python tests/benchmarks/throughput.py --work tiny
     python tests/benchmarks/throughput.py --work tiny --minibatches 4 --against plain --against trl
     python tests/benchmarks/throughput.py --work smollm2 --against plain --against trl --output throughput.json
+    python tests/benchmarks/throughput.py --work Qwen/Qwen2.5-3B-Instruct --against trl        # on a GPU
 
 Each side is a separate process, one after the other, with the same model, the same kind of problems,
 8 attempts at each, the same sampling settings, number of completions and of optimizer steps. `shared`
@@ -28,11 +29,16 @@ from statistics import fmean, median
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
+from utils.before_torch import settle
+
+settle()
+
 import torch
+from accelerate import Accelerator
 from helpers.trainers import trainer_of
 from torch.utils.flop_counter import FlopCounterMode
 
-from constants import SMOLLM2_MODEL, TINY_MODEL
+from constants import CUDA_MODEL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import Policy, TaskType
 from model.args import AZRArgs
 from model.flags import ArgumentError, Flags, flag, parse
@@ -42,6 +48,7 @@ from model.presets import language_by_name, preset
 from model.run.outputs import output_file
 from prompts import CHAT
 from utils.allocator import keep_freed_memory
+from utils.attention import avoid_cudnn_attention
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
@@ -49,10 +56,12 @@ TRL = "trl==1.16.0"
 WARM_UP = 1  # steps
 RATE_TRIALS = 10
 COMMON = dict(proposer="uniform", n_attempts=8, lr=1e-6, lr_warmup=0, entropy_coef=0.0)
-# Of each work: 768 completions of about 3 tokens, and 48 of up to 48 after prompts of about 80.
+# Of each work: 768 completions of about 3 tokens; 48 of up to 48 after prompts of about 80; and on a GPU, in
+# bfloat16, 768 of up to 512.
 WORKS = {
     TINY_MODEL: dict(batch_size=32),
     SMOLLM2_MODEL: dict(batch_size=2, max_answer_tokens=48, max_prime=31),
+    CUDA_MODEL: dict(batch_size=32, train_attempts=True, max_answer_tokens=512, max_prime=31),
 }
 WORDY = (
     "Find the integer $letter for which $equation holds. Think step by step, and write what you find "
@@ -72,17 +81,29 @@ def load(work: str, minibatches: int) -> tuple[Policy, AZRArgs]:
     return replace(policy, prompts=replace(CHAT, solver=solver, examples=0)), args
 
 
-def peak_gigabytes() -> float:
-    """The most this process has had in memory, in 10^9 bytes."""
+def on_gpu(work: str) -> bool:
+    return work == CUDA_MODEL
+
+
+def peak_gigabytes(work: str) -> float:
+    """The most this process has had in memory, in 10^9 bytes; of a GPU, in its tensors."""
+    if on_gpu(work):
+        return torch.cuda.max_memory_allocated() / 1e9
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def our_side(engine: str, work: str, minibatches: int, steps: int) -> dict:
     """Seconds and tokens of `steps` steps with an engine, the peak, and the floor of a step."""
-    keep_freed_memory()  # as model/train.py does on a CPU
+    gpu = on_gpu(work)
+    if gpu:  # both as model/train.py does
+        avoid_cudnn_attention()
+    else:
+        keep_freed_memory()
     policy, args = load(work, minibatches)
-    trainer = trainer_of(replace(policy, engine=engine), args)
+    accelerator = Accelerator(cpu=not gpu, mixed_precision="bf16" if gpu else "no")
+    policy.model.to(accelerator.device)
+    trainer = trainer_of(replace(policy, engine=engine), args, accelerator=accelerator)
     rows = []
     for _ in range(steps):
         started = time.perf_counter()
@@ -96,7 +117,9 @@ def our_side(engine: str, work: str, minibatches: int, steps: int) -> dict:
             "tokens": sum(len(one.response_ids) for one in sampled),
             "prompt": fmean(len(one.prompt_ids) for one in sampled),
         })  # fmt: skip
-    peak = peak_gigabytes()
+    peak = peak_gigabytes(work)
+    if gpu:  # a floor of float32 products is none
+        return {"steps": rows, "peak": peak}
     with FlopCounterMode(display=False) as counter:
         trainer.step()
     return {"steps": rows, "peak": peak, "floor": counter.get_total_flops() / matrix_rate()}
@@ -132,7 +155,7 @@ class ThroughputArgs(Flags):
 
     work: str = flag(TINY_MODEL, "what is measured", choices=tuple(WORKS))
     minibatches: int = flag(1, "optimizer steps in a self-play step", least=1)
-    steps: int | None = flag(None, "steps that are measured [20, smollm2: 5]", least=5)
+    steps: int | None = flag(None, "steps that are measured [20 of tiny, else 5]", least=5)
     against: tuple[str, ...] = flag(
         (),
         f"measure this one too, the plain engine or TRL (pip install {TRL}); may be repeated",
@@ -144,7 +167,7 @@ class ThroughputArgs(Flags):
 
     @property
     def measured_steps(self) -> int:
-        return self.steps or {TINY_MODEL: 20, SMOLLM2_MODEL: 5}[self.work]
+        return self.steps or (20 if self.work == TINY_MODEL else 5)
 
 
 def measured(side: str, args: ThroughputArgs) -> dict:
@@ -205,6 +228,8 @@ def main(argv: list[str]) -> int:
         args = parse(ThroughputArgs, argv, about=__doc__)
         if "trl" in args.against and not find_spec("trl"):
             raise ArgumentError(f"--against trl: must be installed; pip install {TRL}")
+        if on_gpu(args.work) and not torch.cuda.is_available():
+            raise ArgumentError(f"--work {args.work}: must have a GPU, and here is none")
         output = None if args.output is None else output_file(args.output)
     except ArgumentError as error:
         print(error, file=sys.stderr)

@@ -1,24 +1,26 @@
-"""TRL's GRPOTrainer on the work of `throughput.py`, set up to be as fast as it can be on a CPU.
+"""TRL's GRPOTrainer on the work of `throughput.py`, set up to be as fast as it can be.
 
-Gradients are not checkpointed, nothing is logged or saved, no reference model is loaded, and the
-completions of a step are in the model together wherever memory allows.
+Nothing is logged or saved, no reference model is loaded, and the completions of a step are in the model
+together wherever memory allows. On a CPU activations are not recomputed. On a GPU they are, products are
+in bfloat16, and vLLM samples in the same process where it is installed.
 """
 
 import copy
 import tempfile
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from random import Random
 
 import torch
 from datasets import Dataset
 from helpers.trainers import flat_gradient, keep_weights, relative, trainer_of
-from throughput import peak_gigabytes
+from throughput import on_gpu, peak_gigabytes
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from buffer.base_buff import ReplayBuffer
-from constants import SMOLLM2_MODEL, TINY_MODEL
+from constants import CUDA_MODEL, SMOLLM2_MODEL, TINY_MODEL
 from custom_types import TASKS, Policy, Problem, Role, Rollout, Verdict
 from model.args import AZRArgs
 from prime_inversion import generate_of_each_task
@@ -27,7 +29,11 @@ from utils.validate_by_executing import judge_solver
 
 ROWS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 ANY_PROBLEM = Problem(TASKS[0], 2, 4, 7)  # no likelihood depends on it
-MOST_ROWS = {TINY_MODEL: 768, SMOLLM2_MODEL: 16}  # in the model at a time in the update
+MOST_ROWS = {
+    TINY_MODEL: 768,
+    SMOLLM2_MODEL: 16,
+    CUDA_MODEL: 16,
+}  # in the model at a time in the update
 
 
 class TimedGRPOTrainer(GRPOTrainer):
@@ -77,7 +83,8 @@ def run(policy: Policy, args: AZRArgs, steps: int) -> dict:
 
     completions = len(TASKS) * args.batch_size * args.n_attempts
     rows = min(MOST_ROWS[args.model], completions // args.minibatches)
-    clock = Clock()
+    clock, gpu = Clock(), on_gpu(args.model)
+    sampler = dict(use_vllm=True, vllm_mode="colocate") if gpu and find_spec("vllm") else {}
     with tempfile.TemporaryDirectory() as folder:
         config = GRPOConfig(
             output_dir=folder,
@@ -100,14 +107,15 @@ def run(policy: Policy, args: AZRArgs, steps: int) -> dict:
             adam_beta2=args.adam_beta2,
             weight_decay=0.0,
             max_grad_norm=args.max_grad_norm,
-            gradient_checkpointing=False,
-            use_cpu=True,
-            bf16=False,
+            gradient_checkpointing=gpu,
+            use_cpu=not gpu,
+            bf16=gpu,
             report_to="none",
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
             seed=args.seed,
+            **sampler,
         )
         trainer = TimedGRPOTrainer(
             copy.deepcopy(policy.model),
@@ -118,12 +126,14 @@ def run(policy: Policy, args: AZRArgs, steps: int) -> dict:
             callbacks=[clock],
         )
         trainer.train()
-        peak = peak_gigabytes()
+        peak = peak_gigabytes(args.model)
         ends = clock.times[:: args.minibatches]
         for one, start, end in zip(trainer.rounds, ends, ends[1:], strict=False):
             one |= {"seconds": end - start, "update": end - start - one["generate"]}
-        difference = _gradient_difference(trainer, policy, args)
-    return {"steps": trainer.rounds, "peak": peak, "gradient_difference": difference}
+        found = {"steps": trainer.rounds, "peak": peak}
+        if not gpu:  # which has no room for two models with gradients
+            found["gradient_difference"] = _gradient_difference(trainer, policy, args)
+    return found
 
 
 def _prompts(policy: Policy, args: AZRArgs, steps: int) -> tuple[list, list[dict]]:

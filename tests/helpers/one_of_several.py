@@ -13,6 +13,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.tensor import DTensor
 
 from helpers.trainers import SMALL, untimed
 from model.args import AZRArgs
@@ -20,6 +21,14 @@ from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
 from model.trainer import AZRTrainer
 from utils.string_formatting import PromptRenderer
+
+MOMENTS = "exp_avg", "exp_avg_sq"
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """What a process has in memory of a tensor."""
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return own.untyped_storage().nbytes()
 
 
 def main(folder: str, steps: str, *changes: str) -> None:
@@ -43,8 +52,11 @@ def main(folder: str, steps: str, *changes: str) -> None:
     trainer.learner.optimizer.step = keep_and_step
     done = [trainer.step() for _ in range(int(steps))]
     last = done[-1].learned
+    moments = trainer.learner.optimizer.state.values()
+    states = [*trainer.learner.trained, *(state[name] for state in moments for name in MOMENTS)]
     kept = {
         "gradient": gradients[0],
+        "bytes": sum(map(_bytes, states)),
         "weights": list(trainer.weights.state_dict().values()),
         "problems": trainer.problems.state_dict(),
         "advantages": last.advantages,
