@@ -20,17 +20,16 @@ from model.args import AZRArgs
 from model.engine.protocol import Engine, Scores
 from model.inference import engine_of
 from model.optimizer import StepGuard, adamw
-from model.policy.modes import layers_of
 from utils.debug_grads import gradient_table
-from utils.precision import precision_of
 from utils.processes import gather, share
-from utils.weights import Replicated, Sharded
+from utils.weights import Replicated
 
 Objective = Callable[..., tuple[Tensor, dict[str, Tensor]]]
 
 
 class Learner:
-    """Trains a policy in place. engine: what scores it, by default the one that the policy names."""
+    """Trains a policy in place. engine: what scores it, by default the one that the policy names. weights:
+    who has the model's, by default each process all."""
 
     def __init__(
         self,
@@ -40,10 +39,11 @@ class Learner:
         *,
         objective: Objective = compute_azr_objective,
         engine: Engine | None = None,
+        weights: Replicated | None = None,
     ):
         self.model, self.args, self.accelerator = policy.model, args, accelerator
         self.objective, self.engine = objective, engine or engine_of(policy)
-        self.weights = _weights(policy, args, accelerator)
+        self.weights = weights or Replicated(policy.model)
         self.trained = self.weights.trained
         self.optimizer, self.guard = adamw(self.trained, args), StepGuard()
         self.minibatch_rng = Random(f"{args.seed}/minibatches")
@@ -187,11 +187,3 @@ class Learner:
         floor = self.args.entropy_floor if self.args.entropy_coef else 0.0
         with self.accelerator.autocast():
             return self.engine.score(batch, self.args.temperature, floor)
-
-
-def _weights(policy: Policy, args: AZRArgs, accelerator: Accelerator) -> Replicated:
-    """Who has them."""
-    if not args.shard:
-        return Replicated(policy.model)
-    narrow = torch.bfloat16 if precision_of(accelerator) == "bfloat16" else None
-    return Sharded(policy.model, layers_of(policy.model), narrow)

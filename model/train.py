@@ -28,6 +28,7 @@ settle()
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs, set_seed
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
@@ -86,6 +87,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     precision = precision_on("cuda" if cuda else "cpu", args.precision, small)
     if not cuda:
         keep_freed_memory()
+    AcceleratorState._reset_state()  # of an earlier run in this process, in another precision perhaps
     accelerator = Accelerator(
         cpu=not cuda,
         mixed_precision=MIXED_PRECISION[precision],
@@ -103,6 +105,8 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         if recorder is not None:
             recorder.discard()
         raise
+    finally:
+        AcceleratorState._reset_state()  # the caller's next one is its own
 
 
 def _train(

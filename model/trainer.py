@@ -36,12 +36,15 @@ from model.args import AZRArgs
 from model.inference import rollout
 from model.learner import Learner
 from model.measures import MEASURES, SolveRates
+from model.policy.modes import layers_of
 from model.proposers.protocol import Followed
 from model.proposers.table import PROPOSERS
 from prime_inversion import is_held_out, trained_problems
+from utils.precision import precision_of
 from utils.random_states import seeded_generator
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollouts
+from utils.weights import Replicated, Sharded
 
 
 class AZRTrainer:
@@ -65,8 +68,8 @@ class AZRTrainer:
         self.policy, self.renderer = policy, renderer
         self.args, self.accelerator = args, accelerator
         policy.model.to(accelerator.device)
-        self.learner = learner or Learner(policy, args, accelerator)
-        self.weights = self.learner.weights
+        self.weights = _weights(policy, args, accelerator)
+        self.learner = learner or Learner(policy, args, accelerator, weights=self.weights)
         self.problems = ProblemBuffer(args.seed)
         span = args.min_prime, args.max_prime, args.held_out
         space = [problem for task in TASKS for problem in trained_problems(task, *span)]
@@ -231,3 +234,11 @@ class AZRTrainer:
         )
         lr = learning_rate(self.steps, args.lr, args.lr_warmup, args.lr_hold, args.lr_half_life)
         return Learned(tuple(scored), tuple(advantages), self.learner.learn(replay, lr))
+
+
+def _weights(policy: Policy, args: AZRArgs, accelerator: Accelerator) -> Replicated:
+    """Who has them."""
+    if not args.shard:
+        return Replicated(policy.model)
+    narrow = torch.bfloat16 if precision_of(accelerator) == "bfloat16" else None
+    return Sharded(policy.model, layers_of(policy.model), narrow)
