@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from buffer.packing import fill_rows, pack
 from model.engine.likelihood import OutputLayer
+from model.engine.protocol import cache_name
 from model.engine.sampling import Draws
 
 MOST_POSITIONS = 4096  # of a row of packed prompts
@@ -29,6 +30,7 @@ class Decoding:
     ):
         self.cache, self.width = cache, width
         self._model, self._output = model, OutputLayer(model)
+        self._cache_name = cache_name(model.base_model)
         self.positions = lengths[:, None]
         # One mask for all layers and tokens: what comes is seen, so that it only grows. Attention kernels
         # want rows of a multiple of 8, and numbers of their own type.
@@ -49,8 +51,8 @@ class Decoding:
             input_ids=tokens[:, None],
             attention_mask=None if self.mask is None else self.mask[..., : self.width],
             position_ids=self.positions,
-            past_key_values=self.cache,
             use_cache=True,
+            **{self._cache_name: self.cache},
         )
         self.positions = self.positions + 1
         return self.logits(output.last_hidden_state[:, -1])
@@ -108,12 +110,14 @@ def prefill(
     device = model.device
     rows, _ = fill_rows(prompts, MOST_POSITIONS)
     packed = pack([[prompts[index] for index in row] for row in rows], pad_id)
+    name = cache_name(model.base_model)
     output = model.base_model(
         input_ids=packed.input_ids.to(device),
         attention_mask=packed.attention_mask.to(device),
         position_ids=packed.position_ids.to(device),
-        past_key_values=DynamicCache(),  # the one a model makes would drop what lies outside a window
         use_cache=True,
+        # The one a model makes would drop what lies outside a window.
+        **{name: DynamicCache()},
     )
     order = [prompts[index] for row in rows for index in row]
     path_of = dict(zip(order, packed.paths, strict=True))
@@ -121,7 +125,7 @@ def prefill(
     padded = [[0] * (longest - len(prompt)) + path_of[prompt] for prompt in prompts]
     paths = torch.tensor(padded, device=device)
     lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    cache, dtype = output.past_key_values, model.dtype
+    cache, dtype = getattr(output, name), model.dtype
     for index, layer in enumerate(cache.layers):  # one at a time, so that the packed one is freed
         cache.layers[index] = own = _RowLayer(layer, paths, more)
         dtype = own.rooms[0].dtype

@@ -21,7 +21,7 @@ from torch import Tensor
 from buffer.base_buff import collate
 from custom_types import Example, MiniBatch, Response
 from model.engine.likelihood import likelihood
-from model.engine.protocol import Engine, Scores
+from model.engine.protocol import Engine, Scores, cache_name
 from model.engine.sampling import responses, sample_tokens
 
 
@@ -43,7 +43,7 @@ class PlainEngine(Engine):
         tokens, logprobs, cache = [], [], None
         for drawn in uniform.unbind(1):  # one number a row for each token
             output = forward(self.model, ids, mask, keep=1, use_cache=True, cache=cache)
-            cache = output.past_key_values
+            cache = getattr(output, cache_name(self.model))
             token, logprob = sample_tokens(output.logits[:, -1], temperature, drawn)
             tokens.append(token)
             logprobs.append(logprob)
@@ -92,7 +92,7 @@ def forward(model, ids: Tensor, mask: Tensor, *, keep: int, use_cache: bool, cac
     taken = inspect.signature(model.forward).parameters
     inputs = {name: value for name, value in wanted.items() if name in taken}
     if use_cache:
-        inputs["past_key_values"] = cache
+        inputs[cache_name(model)] = cache
     return model(input_ids=ids, attention_mask=mask.long(), use_cache=use_cache, **inputs)
 
 

@@ -2,6 +2,7 @@
 samples from. There are two: `plain`, the definition, and `shared`, which is fast and equal to it.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -28,6 +29,13 @@ class Scores(NamedTuple):
     def detach(self) -> "Scores":
         """The same numbers, without their gradients."""
         return Scores(*(values.detach() for values in self))
+
+
+def cache_name(model) -> str:
+    """How a model calls its cache, in what it takes and in what it gives: transformers renames it in
+    5.24."""
+    taken = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in taken else "past_key_values"
 
 
 class Engine(ABC):
