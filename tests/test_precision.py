@@ -70,6 +70,7 @@ def test_memory_without_values_is_left_as_it_is():
     """What was freed last is found again, not the NaN that torch would write where algorithms must be
     deterministic."""
     before = torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = True  # whatever earlier tests left
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.empty(4096).isnan().all()
