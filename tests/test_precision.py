@@ -54,7 +54,7 @@ def test_a_run_in_bfloat16_differs_by_its_rounding_and_keeps_float32_weights(tmp
         last = rows(tmp_path / precision / "metrics.jsonl")[-1]
         found[precision] = config["precision"], last["sampling/logp_difference_mean"]
     assert [found[name][0] for name in (WIDE, NARROW)] == [WIDE, NARROW]
-    assert found[WIDE][1] < 1e-5 < 1e-4 < found[NARROW][1] < 0.1
+    assert 20 * found[WIDE][1] < found[NARROW][1] < 1e-3  # logits of random weights are all about 0
     assert found["auto"] == found[found["auto"][0]]
     checkpoint = tmp_path / NARROW / "checkpoints" / "step_000001" / "config.json"
     assert json.loads(checkpoint.read_text())["dtype"] == WIDE
