@@ -46,7 +46,8 @@ def main(folder: str, steps: str, *changes: str) -> None:
 
     def keep_and_step():
         whole = [trainer.weights.whole(weight.grad) for weight in trainer.learner.trained]
-        gradients.append(whole if rank else torch.cat([part.flatten() for part in whole]))
+        here = all(part is not None for part in whole)  # of shared weights, in the first process
+        gradients.append(torch.cat([part.flatten() for part in whole]) if here else None)
         step()
 
     trainer.learner.optimizer.step = keep_and_step
