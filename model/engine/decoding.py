@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicLayer
 
 from buffer.packing import fill_rows, pack
 from model.engine.likelihood import OutputLayer
@@ -117,7 +117,7 @@ def prefill(
         position_ids=packed.position_ids.to(device),
         use_cache=True,
         # The one a model makes would drop what lies outside a window.
-        **{name: DynamicCache()},
+        **{name: Cache(layer_class_to_replicate=_PackedLayer)},
     )
     order = [prompts[index] for row in rows for index in row]
     path_of = dict(zip(order, packed.paths, strict=True))
@@ -132,6 +132,18 @@ def prefill(
     hidden = output.last_hidden_state.flatten(0, 1)[paths[:, -1]]
     decoding = Decoding(model, cache, lengths, longest, longest + more, dtype)
     return decoding.logits(hidden), decoding
+
+
+class _PackedLayer(DynamicLayer):
+    """A layer's keys and values of packed prompts, which are read at once, in the type that attention
+    computes in."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs):
+        """Take them in, and give them back."""
+        self.lazy_initialization(key_states, value_states)
+        dtype = _attention_type(key_states)
+        self.keys, self.values = key_states.to(dtype), value_states.to(dtype)
+        return self.keys, self.values
 
 
 class _RowLayer(DynamicLayer):
@@ -164,13 +176,17 @@ class _RowLayer(DynamicLayer):
         self.keys, self.values = (room[:, :, :time] for room in self.rooms)
 
 
+def _attention_type(states: Tensor) -> torch.dtype:
+    """What attention makes of keys and values. Kept so they take half the memory, and are not made so for
+    every token."""
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+
+
 def _row_tensor(packed: Tensor, paths: Tensor, more: int) -> Tensor:
     _, heads, _, size = packed.shape
     rows, width = paths.shape
-    kind = packed.device.type
-    # Attention would cast to this for every token; transformers keeps its cache in float32.
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else packed.dtype
-    room = packed.new_empty(rows, heads, width + more, size, dtype=dtype)
+    room = packed.new_empty(rows, heads, width + more, size)
     room[:, :, :width] = packed.transpose(1, 2).flatten(0, 1)[paths].transpose(1, 2)
     return room
 

@@ -266,7 +266,7 @@ def rollout_sizes(
     cached = 2 * model.config.num_hidden_layers * keys  # elements a token
     packed_row = row_length(stage.prompt_tokens, stage.prompt_tokens, MOST_POSITIONS)
     return {
-        "packed prompts": [(read, cached, precision.stream)],
+        "packed prompts": [(read, cached, precision.compute)],
         "reading prompts": [(read, per_hidden, hidden), (read, per_mlp, mlp), (read, packed_row)],
         "KV cache": [(responses, length, cached, precision.compute)],
         # A layer's cache made anew when rows part: its keys, values, and what is copied into them.
