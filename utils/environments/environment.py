@@ -48,9 +48,13 @@ class Environment:
                 f"and have a prime between them"
             )
         if self.language not in PROMPT_SETS:
-            raise ValueError(f"language must be one of {', '.join(PROMPT_SETS)}, not {self.language}")
+            raise ValueError(
+                f"language must be one of {', '.join(PROMPT_SETS)}, not {self.language}"
+            )
         share, kinds = self.held_out, (trained_problems, evaluated_problems)
-        if not 0 <= share < 1 or not all(kind(t, low, high, share) for kind in kinds for t in TASKS):
+        if not 0 <= share < 1 or not all(
+            kind(t, low, high, share) for kind in kinds for t in TASKS
+        ):
             raise ValueError(
                 f"held_out {share}: must be a share, at least 0 and less than 1, that holds out some "
                 f"problems of each task from {low} to {high} and leaves some; or 0"

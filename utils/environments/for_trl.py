@@ -20,7 +20,9 @@ def solver_dataset(problems: Iterable[Problem], environment: Environment) -> Any
     try:
         from datasets import Dataset
     except ImportError as error:
-        raise ImportError("a dataset needs the package datasets; pip install 'datasets<5'") from error
+        raise ImportError(
+            "a dataset needs the package datasets; pip install 'datasets<5'"
+        ) from error
     return Dataset.from_list([
         {
             "prompt": chat_messages(environment.solver_text(problem)),
