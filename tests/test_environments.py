@@ -7,6 +7,7 @@ import sys
 from random import Random
 
 import pytest
+from helpers.environments_page import block_with
 from helpers.hostile_text import SPAN
 from helpers.judged_texts import judged_answers, judged_proposals
 
@@ -53,6 +54,40 @@ assert "sympy" not in sys.modules
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.parametrize(
+    "package, module, command",
+    [
+        ("verifiers", "prime_inversion_env", "pip install verifiers==0.4.0"),
+        ("reasoning_gym", "for_reasoning_gym", "pip install reasoning-gym==0.1.25"),
+        ("datasets", "for_trl", "pip install 'datasets<5'"),
+    ],
+)
+def test_a_package_that_is_missing_is_named_with_its_command(package, module, command):
+    code = f"""
+import sys
+sys.modules[{package!r}] = None
+import utils.environments.{module} as adapter
+adapter.solver_dataset([], None)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stderr.splitlines()[-1].startswith("ImportError: ")
+    assert done.stderr.splitlines()[-1].endswith(f"; {command}")
+
+
+@pytest.mark.parametrize(
+    "word, printed", [("answer_reward", "[1.0, -0.5, 1.0, -1.0] 0.5"), ("learnability", "0.5")]
+)
+def test_what_the_page_shows_of_it_runs_without_packages(word, printed):
+    code = "import sys\nsys.modules['torch'] = sys.modules['transformers'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + block_with(word)],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == printed
+
+
 def test_answers_earn_what_they_earn_in_training():
     texts, problems, rewards = zip(*judged_answers(), strict=True)
     found = [
@@ -64,7 +99,8 @@ def test_answers_earn_what_they_earn_in_training():
 
 def test_proposals_earn_what_they_earn_in_training():
     for text, task, attempts, reward in judged_proposals():
-        assert learnability_reward(environment, text, task, attempts) == reward, text[:200]
+        for named in (task, str(task)):
+            assert learnability_reward(environment, text, named, attempts) == reward, text[:200]
 
 
 def test_what_did_not_end_is_malformed():

@@ -9,6 +9,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 vf = pytest.importorskip("verifiers.v1", reason="pip install verifiers==0.4.0")
 
+from helpers.environments_page import PAGE
 from helpers.hostile_text import SPAN
 from helpers.judged_texts import judged_answers, judged_proposals
 from helpers.scripted_chat import CUT, scripted_chat
@@ -112,6 +114,7 @@ def trace_of(task: vf.Task, text: str, agent: str = "agent") -> vf.Trace:
     return vf.Trace(task=record, agent=info, nodes=[said], ok=True)
 
 
+@pytest.mark.slow
 def test_answers_earn_what_they_earn_in_training(env_file):
     own = Environment(*SPAN)
 
@@ -128,6 +131,7 @@ def test_answers_earn_what_they_earn_in_training(env_file):
     assert asyncio.run(scored()) == [reward for _, _, reward in answers]
 
 
+@pytest.mark.slow
 def test_proposals_earn_what_they_earn_in_training(env_file):
     env, own = environment_of(taskset=taskset()), Environment(*SPAN)
     first = {task: env_file.request(all_problems(task, *SPAN)[:1], own) for task in TASKS}
@@ -228,21 +232,35 @@ def test_what_the_model_never_answered_is_no_verdict(replies):
     assert not episodes[0].ok and not episodes[0].traces[0].rewards
 
 
-@pytest.mark.slow
-def test_its_command_line_finds_it(tmp_path):
-    """`vf-eval` as the page has it, but for the harness."""
-    harness = [f"--env.{seat}.harness.id=one-request" for seat in ("proposer", "solver")]
-    path = os.pathsep.join(map(str, FOLDERS))
-    with scripted_chat([(VALID, "stop"), (RIGHT, "stop"), (WRONG, "stop")]) as (address, asked):
+def evaluated(line: str, folder: Path, replies: list[str], *changes: str) -> list[list[float]]:
+    """The rewards of each episode of a `vf-eval` of the page, with another endpoint and harness."""
+    path, command, *words = shlex.split(line)
+    name, _, folders = path.partition("=")
+    assert (name, command, words[0]) == ("PYTHONPATH", "vf-eval", ID)
+    with scripted_chat([(reply, "stop") for reply in replies]) as (address, _):
+        words[words.index("--client.base-url") + 1] = address
         subprocess.run(
-            [Path(sys.executable).with_name("vf-eval"), ID, "--env.taskset.max-prime", "13",
-             "--env.n-attempts", "2", "--select.include.idx", "40", "--model", "scripted",
-             "--client.base-url", address, "--client.api-key-var", "NO_KEY", "--no-push", "--no-rich",
-             "--output-dir", tmp_path, *harness],
-            cwd=ROOT, env=os.environ | {"PYTHONPATH": path, "HOME": str(tmp_path)}, check=True,
-            capture_output=True, text=True, timeout=300,
+            [Path(sys.executable).with_name(command), *words, *changes, "--no-rich",
+             "--client.api-key-var", "NO_KEY", "--output-dir", folder],
+            cwd=ROOT, check=True, capture_output=True, text=True, timeout=300,
+            env=os.environ | {name: f"{folders}:tests/helpers", "HOME": str(folder)},
         )  # fmt: skip
-    (file,) = tmp_path.rglob("traces.jsonl")
-    (episode,) = map(json.loads, file.read_text().splitlines())
-    scores = [sum(r["score"] for r in t["rewards"].values()) for t in episode["traces"]]
-    assert scores == [0.5, 1.0, -0.5] and len(asked) == 3
+    (file,) = folder.rglob("traces.jsonl")
+    episodes = map(json.loads, file.read_text().splitlines())
+    return [
+        [sum(reward["score"] for reward in trace["rewards"].values()) for trace in one["traces"]]
+        for one in episodes
+    ]
+
+
+@pytest.mark.slow
+def test_the_command_lines_of_the_page_run(tmp_path):
+    """By hand: the first task is x * 1 ≡ 1 (mod 5); half of the attempts at the proposal are correct."""
+    self_play, alone = re.findall(r"^    (PYTHONPATH=.+)$", PAGE, re.M)
+    harness = [f"--env.{seat}.harness.id=one-request" for seat in ("proposer", "solver")]
+    replies = [r"\boxed{x * 4 ≡ 1 (mod 7)}", *[r"\boxed{2}", r"\boxed{3}"] * 4]
+    found = evaluated(self_play, tmp_path / "1", replies, *harness, "--select.limit", "1")
+    assert found == [[0.5, *[1.0, -0.5] * 4]]
+    one = alone.replace("harness.id null", "harness.id one-request")
+    found = evaluated(one, tmp_path / "2", [r"\boxed{1}"], "--select.limit", "1")
+    assert found == [[1.0]]

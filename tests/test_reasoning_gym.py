@@ -1,15 +1,19 @@
 """The problems in reasoning-gym. Oracles: the verifier of training on ten thousand texts; what every
 dataset of reasoning-gym promises."""
 
+import subprocess
+import sys
 from itertools import islice
 
 import pytest
 
-reasoning_gym = pytest.importorskip("reasoning_gym", reason="pip install reasoning-gym")
+reasoning_gym = pytest.importorskip("reasoning_gym", reason="pip install reasoning-gym==0.1.25")
 
+from helpers.environments_page import block_with
 from helpers.hostile_text import SPAN
 from helpers.judged_texts import judged_answers
 
+from constants import ROOT
 from custom_types import TASKS, Problem
 from prime_inversion import is_held_out
 from utils.environments.environment import Environment, problem_of
@@ -37,6 +41,10 @@ def test_it_is_registered_and_keeps_its_promises():
         assert entry["question"] == Environment().solver_text(problem_in(entry))
     assert one.score_answer(None, entries[0]) == one.score_answer("", entries[0]) == 0.0
     assert reasoning_gym.get_score_answer_fn(NAME)(entries[0]["answer"], entries[0]) == 1.0
+
+
+def test_what_the_page_shows_runs():
+    subprocess.run([sys.executable, "-c", block_with("reasoning_gym")], cwd=ROOT, check=True)
 
 
 def test_its_scores_agree_with_the_verifier():

@@ -80,9 +80,9 @@ class Environment:
         """The question to the solver. `chat_messages` makes it turns of a conversation."""
         return self._writer.solver_text(problem)
 
-    def proposer_text(self, task: TaskType, references: Sequence[Problem]) -> str:
-        """The request for a new problem of a task, showing at least one known problem of it."""
-        return self._writer.proposer_text(task, references)
+    def proposer_text(self, task: str, references: Sequence[Problem]) -> str:
+        """The request for a new problem of a task, by name, showing at least one known problem of it."""
+        return self._writer.proposer_text(TaskType(task), references)
 
     @property
     def _writer(self) -> PromptWriter:
@@ -94,10 +94,10 @@ class Environment:
         return judge_solver(judged_text(text, finished), problem, *self.span)
 
     def judge_proposal(
-        self, text: str, task: TaskType, finished: bool = True
+        self, text: str, task: str, finished: bool = True
     ) -> tuple[Verdict, Problem | None]:
-        """MALFORMED, INVALID or VALID, and with VALID the problem."""
-        return judge_proposer(judged_text(text, finished), task, *self.span)
+        """MALFORMED, INVALID or VALID for a task, by name, and with VALID the problem."""
+        return judge_proposer(judged_text(text, finished), TaskType(task), *self.span)
 
 
 def problem_of(task: str, x: int, y: int, p: int) -> Problem:

@@ -9,7 +9,7 @@ try:
     from reasoning_gym.factory import ProceduralDataset, register_dataset
 except ImportError as error:
     raise ImportError(
-        "this dataset needs the package reasoning-gym; pip install reasoning-gym"
+        "this dataset needs the package reasoning-gym; pip install reasoning-gym==0.1.25"
     ) from error
 
 from constants import CHAT_TOKENS, DEFAULT_MAX_PRIME, MINIMUM_PRIME

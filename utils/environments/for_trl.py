@@ -4,7 +4,7 @@ earns by the attempts at it. Only the dataset needs a package, and loads it when
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
-from custom_types import Problem, TaskType
+from custom_types import Problem
 from utils.environments.environment import (
     Environment,
     answer_reward,
@@ -68,10 +68,11 @@ def solver_reward(
 
 
 def learnability_reward(
-    environment: Environment, proposal: str, task: TaskType, attempts: Sequence[str]
+    environment: Environment, proposal: str, task: str, attempts: Sequence[str]
 ) -> float:
-    """What a proposal for a task earns, by the texts of the attempts at its problem; if it has none,
-    they are not needed."""
+    """What a proposal for a task, by name, earns, by the texts of the attempts at its problem; a text
+    that proposes none needs no attempts."""
     verdict, problem = environment.judge_proposal(proposal, task)
-    answers = attempts if problem else ()
-    return proposal_reward(verdict, [environment.judge_answer(a, problem) for a in answers])
+    if problem is None:
+        return proposal_reward(verdict)
+    return proposal_reward(verdict, [environment.judge_answer(text, problem) for text in attempts])
