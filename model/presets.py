@@ -7,6 +7,9 @@ from typing import Any
 
 from constants import (
     AUTO,
+    CHAT_REFERENCES,
+    CHAT_TOKENS,
+    DEFAULT_ATTEMPTS,
     FULL_FINE_TUNING_MEMORY,
     REASONER_MODEL,
     REASONER_PRIME,
@@ -31,13 +34,13 @@ CHAT_PRESET = PRETRAINED | dict(
     checkpoint_every=20,
     rollout_rows=432,  # half of a step's 32 * 3 * (8 + 1) answers
     batch_size=32,
-    n_attempts=8,
-    n_references=6,
+    n_attempts=DEFAULT_ATTEMPTS,
+    n_references=CHAT_REFERENCES,
     train_attempts=False,
     refill="uniform",
     max_prime=AUTO,
-    max_proposal_tokens=512,
-    max_answer_tokens=512,
+    max_proposal_tokens=CHAT_TOKENS,
+    max_answer_tokens=CHAT_TOKENS,
     lr=1e-6,
     lr_warmup=0,
     adam_beta2=0.999,

@@ -18,6 +18,7 @@ LAYERS = [
     ("custom_types",),
     ("prompts", "prime_inversion"),
     ("compute", "utils"),
+    ("utils.environments",),
     ("buffer",),
     ("model.flags", "model.presets", "model.args"),
     ("model.policy",),
@@ -114,7 +115,8 @@ def test_data_moves_in_one_direction():
 @pytest.mark.parametrize(
     "module",
     ["constants", "custom_types", "prompts", "prime_inversion", "compute.reward", "model.args",
-     "utils.string_formatting", "utils.validate_by_executing"],
+     "utils.string_formatting", "utils.validate_by_executing", "utils.environments.environment",
+     "utils.environments.for_trl"],
 )  # fmt: skip
 def test_rooms_without_tensors_load_no_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'sympy' in sys.modules)"

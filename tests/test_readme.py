@@ -16,7 +16,7 @@ from model.args import AZRArgs, parse_args
 from model.plan.plan import plan
 from model.presets import CHAT_PRESET, LORA_PRESET, REASONER_PRESET, SMOLLM2_PRESET
 
-ROOMS = ("compute", "model", "model/eval", "model/run", "tests/benchmarks")
+ROOMS = ("compute", "model", "model/eval", "model/run", "tests/benchmarks", "utils/environments")
 PAGES = {
     name: (ROOT / name).read_text(encoding="utf-8")
     for name in ("README.md", "CONTRIBUTING.md", *(f"{room}/README.md" for room in ROOMS))

@@ -123,7 +123,63 @@ def worked_examples(asked: Problem, n: int, min_prime: int, max_prime: int) -> l
     return examples
 
 
-class PromptRenderer:
+def chat_messages(text: str) -> list[dict[str, str]]:
+    """The turns of a prompt, as chat templates and chat clients take them: the user's first."""
+    return [
+        {"role": role, "content": turn}
+        for role, turn in zip(cycle(("user", "assistant")), text.split(TURN), strict=False)
+    ]
+
+
+class PromptWriter:
+    """Writes the texts of prompts in one language, for one range of primes; needs no tokenizer."""
+
+    def __init__(
+        self, prompts: PromptSet, min_prime: int, max_prime: int, max_tokens: Mapping[Role, int]
+    ) -> None:
+        self.prompts = prompts
+        self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
+        self.max_tokens = dict(max_tokens)
+
+    def solver_text(self, problem: Problem) -> str:
+        """The question to the solver."""
+        language = self.prompts
+        examples = worked_examples(problem, language.examples, **self.numbers)
+        return Template(language.solver[problem.task]).substitute(
+            self.numbers,
+            max_tokens=self.max_tokens[Role.SOLVER],
+            equation=format_equation(problem),
+            letter=problem.task.asked,
+            p_less_1=problem.p - 1,
+            examples=language.example_separator.join(
+                Template(language.example).substitute(
+                    equation=format_equation(example), answer=format_answer(example.solution)
+                )
+                for example in examples
+            ),
+        )
+
+    def proposer_text(self, task: TaskType, references: Sequence[Problem]) -> str:
+        """The request for a new problem, showing at least one reference of the same task."""
+        language = self.prompts
+        first = worked_examples(references[0], language.first_references, **self.numbers)
+        shown = [*first, *references]
+        proposals = [format_answer(format_equation(problem)) for problem in shown]
+        return Template(language.proposer[task]).substitute(
+            self.numbers,
+            max_tokens=self.max_tokens[Role.PROPOSER],
+            references=language.reference_separator.join(
+                Template(language.reference).substitute(
+                    equation=format_equation(problem), proposal=proposal
+                )
+                for problem, proposal in zip(shown, proposals, strict=True)
+            ),
+            letter=task.asked,
+            example=proposals[0],
+        )
+
+
+class PromptRenderer(PromptWriter):
     """Writes prompts in one language for one tokenizer and one range of primes.
 
     Training, evaluation and the warm start all use this. A tokenizer with a chat template gets the
@@ -140,10 +196,8 @@ class PromptRenderer:
         max_tokens: Mapping[Role, int],
         prompt_date: str | None = None,
     ) -> None:
-        self.prompts = prompts
+        super().__init__(prompts, min_prime, max_prime, max_tokens)
         self.tokenizer = tokenizer
-        self.numbers = dict(min_prime=min_prime, max_prime=max_prime)
-        self.max_tokens = dict(max_tokens)
         day = date.today() if prompt_date is None else date.fromisoformat(prompt_date)
         self.clock = standing_clock(tokenizer.chat_template, day)
 
@@ -168,22 +222,7 @@ class PromptRenderer:
     @lru_cache(maxsize=REMEMBERED_PROMPTS)  # noqa: B019 (a run has one renderer, to its end)
     def solver(self, problem: Problem) -> Prompt:
         """The question to the solver."""
-        language = self.prompts
-        examples = worked_examples(problem, language.examples, **self.numbers)
-        text = Template(language.solver[problem.task]).substitute(
-            self.numbers,
-            max_tokens=self.max_tokens[Role.SOLVER],
-            equation=format_equation(problem),
-            letter=problem.task.asked,
-            p_less_1=problem.p - 1,
-            examples=language.example_separator.join(
-                Template(language.example).substitute(
-                    equation=format_equation(example), answer=format_answer(example.solution)
-                )
-                for example in examples
-            ),
-        )
-        return self._prompt(Role.SOLVER, problem, text)
+        return self._prompt(Role.SOLVER, problem, self.solver_text(problem))
 
     def proposer(self, task: TaskType, references: Sequence[Problem]) -> Prompt:
         """The request for a new problem, showing at least one reference of the same task."""
@@ -192,23 +231,7 @@ class PromptRenderer:
     # With one reference requests repeat: without the cache tiny's step takes 270 ms, not 260.
     @lru_cache(maxsize=REMEMBERED_PROMPTS)  # noqa: B019 (a run has one renderer, to its end)
     def _request(self, task: TaskType, references: tuple[Problem, ...]) -> Prompt:
-        language = self.prompts
-        first = worked_examples(references[0], language.first_references, **self.numbers)
-        shown = [*first, *references]
-        proposals = [format_answer(format_equation(problem)) for problem in shown]
-        text = Template(language.proposer[task]).substitute(
-            self.numbers,
-            max_tokens=self.max_tokens[Role.PROPOSER],
-            references=language.reference_separator.join(
-                Template(language.reference).substitute(
-                    equation=format_equation(problem), proposal=proposal
-                )
-                for problem, proposal in zip(shown, proposals, strict=True)
-            ),
-            letter=task.asked,
-            example=proposals[0],
-        )
-        return self._prompt(Role.PROPOSER, references[0], text)
+        return self._prompt(Role.PROPOSER, references[0], self.proposer_text(task, references))
 
     def _prompt(self, role: Role, problem: Problem, text: str) -> Prompt:
         return Prompt(role, problem.task, problem, text, self.encode(text), self.max_tokens[role])
@@ -217,11 +240,7 @@ class PromptRenderer:
         """Token ids of a prompt, up to where the policy's own words begin."""
         if self.tokenizer.chat_template is None:
             return tuple(self.tokenizer(text)["input_ids"])
-        messages = [
-            {"role": role, "content": turn}
-            for role, turn in zip(cycle(("user", "assistant")), text.split(TURN), strict=False)
-        ]
         encoded = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, return_dict=True, **self.clock
+            chat_messages(text), add_generation_prompt=True, return_dict=True, **self.clock
         )
         return tuple(encoded["input_ids"])

@@ -63,16 +63,20 @@ def _with_prime(x: int | None, y: int | None, min_prime: int, max_prime: int) ->
     return Problem(TaskType.INDUCTION, x, y, larger[0]) if larger else None
 
 
-def judge_rollout(rollout: Rollout, min_prime: int, max_prime: int) -> Judged:
-    """A rollout with its verdict and, where it is a valid proposal, its problem.
+def judged_text(text: str, finished: bool) -> str:
+    """What a response is judged by: nothing, which is malformed, if it did not end within its limit.
 
-    An unfinished rollout is malformed; this is the only place that says so.
+    An unfinished response is malformed; this is the only place that says so.
     """
-    if not rollout.finished:
-        return Judged(rollout, Verdict.MALFORMED)
+    return text if finished else ""
+
+
+def judge_rollout(rollout: Rollout, min_prime: int, max_prime: int) -> Judged:
+    """A rollout with its verdict and, where it is a valid proposal, its problem."""
+    text = judged_text(rollout.text, rollout.finished)
     if rollout.role is Role.PROPOSER:
-        return Judged(rollout, *judge_proposer(rollout.text, rollout.task, min_prime, max_prime))
-    return Judged(rollout, judge_solver(rollout.text, rollout.problem, min_prime, max_prime))
+        return Judged(rollout, *judge_proposer(text, rollout.task, min_prime, max_prime))
+    return Judged(rollout, judge_solver(text, rollout.problem, min_prime, max_prime))
 
 
 def judge_rollouts(rollouts: Iterable[Rollout], min_prime: int, max_prime: int) -> list[Judged]:
