@@ -29,6 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from constants import MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import TASKS, TaskType
+from model.args import DEVICE
 from model.eval.asking import FORMS, ProblemError, answer, propose, read_problem
 from model.eval.evaluator import Evaluator
 from model.eval.finished import is_trained, load_evaluator
@@ -70,6 +71,7 @@ class PlayArgs(Flags):
     seed: int | None = flag(
         None, "seed of random problems and of sampling [the run's]", least=0, most=2**32 - 1
     )
+    device: str = flag(**DEVICE)
 
     def __post_init__(self):
         super().__post_init__()
@@ -79,7 +81,7 @@ class PlayArgs(Flags):
     @property
     def asking(self) -> dict[str, Any]:
         """What is given of the arguments that a model is asked with."""
-        names = "min_prime", "max_prime", "seed"
+        names = "min_prime", "max_prime", "seed", "device"
         given = {name: getattr(self, name) for name in names}
         known = {name: value for name, value in given.items() if value is not None}
         return known if is_trained(self.model[0]) else DEFAULT_SPAN | known

@@ -31,11 +31,12 @@ from transformers.utils import logging as transformers_logging
 
 from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import Policy, Problem, Role, TaskType, Verdict
-from model.args import AZRArgs
+from model.args import DEVICE, AZRArgs
 from model.eval.evaluator import evaluation_problems
 from model.eval.finished import checkpoint_of, evaluator_of, is_trained, load_asked, trained_args
 from model.eval.scores import PARTS, Scores, score_rows, tables
 from model.flags import ArgumentError, Flags, flag, parse
+from model.policy.device import device_kind
 from model.policy.load import PolicyError
 from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
@@ -45,6 +46,7 @@ from model.run.finished import taught_problems
 from model.run.outputs import output_folder
 from model.run.rows import RunDirectoryError
 from prime_inversion import primes_between
+from prompts import COMPACT
 from utils.attention import avoid_cudnn_attention
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
@@ -88,6 +90,7 @@ class BaselineArgs(Flags):
         None, "temperature of sampling; 0: greedy [0 for one sample, 1 for more]", least=0, most=100
     )
     seed: int = flag(DEFAULT_SEED, "seed of problems and samples", least=0, most=2**32 - 1)
+    device: str = flag(**DEVICE)
     output: str | None = flag(None, "folder for baselines.json and baselines.png")
 
     def __post_init__(self):
@@ -132,6 +135,7 @@ def problem_args(given: BaselineArgs) -> AZRArgs:
         eval_problems=given.num_problems,
         held_out=given.held_out,
         seed=given.seed,
+        device=given.device,
     )
 
 
@@ -200,7 +204,8 @@ def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperatur
     ArgumentError or RunDirectoryError."""
     policy, its_args = load_asked(
         model, min_prime=args.min_prime, max_prime=args.max_prime,
-        eval_problems=args.eval_problems, seed=args.seed, held_out=0.0,  # all are asked, those too
+        eval_problems=args.eval_problems, seed=args.seed, device=args.device,
+        held_out=0.0,  # all are asked, those too
     )  # fmt: skip
     return policy_scores(policy, its_args, asked, temperature)
 
@@ -213,6 +218,7 @@ def main(argv: Sequence[str]) -> int:
     avoid_cudnn_attention()
     try:
         given = parse(BaselineArgs, argv, about=__doc__)
+        device_kind(given.device, COMPACT.name)  # before any model loads
         args = problem_args(given)
         output = None if given.output is None else output_folder(given.output, FILES)
         seen = {model: trained_on(model) for model in given.model if is_trained(model)}

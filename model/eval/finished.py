@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from constants import EMBEDDED_MODELS
+from constants import AUTO, EMBEDDED_MODELS
 from custom_types import ROLES, Policy, Role
 from model.args import AZRArgs
 from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator
+from model.policy.device import device_kind
 from model.policy.language import language
 from model.policy.load import load_policy, load_pretrained, require_words
 from model.presets import is_small, preset
@@ -55,8 +56,10 @@ def load_asked(model: str | Path, **asking: Any) -> tuple[Policy, AZRArgs]:
     """The policy that a run, a checkpoint, or a value of `--model` names, on the CPU, and the arguments to
     ask it with: those it was trained with or those of its preset, but for `asking`. Raises
     PolicyError, ArgumentError, RunDirectoryError and CheckpointError."""
+    spoken = language(str(checkpoint_of(model) if is_trained(model) else model))
+    device_kind(asking.get("device", AUTO), spoken)  # before anything is loaded
     if is_trained(model):
-        args = replace(trained_args(model), **asking)
+        args = replace(trained_args(model), **{"device": AUTO} | asking)  # of this machine
         policy = replace(load_pretrained(str(checkpoint_of(model))), name=str(model))
         require_words(policy, args.max_prime)
         return policy, args
@@ -68,12 +71,12 @@ def load_asked(model: str | Path, **asking: Any) -> tuple[Policy, AZRArgs]:
 def evaluator_of(
     policy: Policy, args: AZRArgs, roles: Sequence[Role] = ROLES, engine: str | None = None
 ) -> Evaluator:
-    """Asks a policy on the device and in the precision of training. engine: that it is known to fit; by
+    """Asks a policy, on a device and in a precision as training chooses them. engine: that it is known to fit; by
     default a trial in `roles` decides. Raises PolicyError for a policy from elsewhere that cannot be
     asked."""
-    small = is_small(policy.prompts.name)
-    kind = "cuda" if torch.cuda.is_available() and not small else "cpu"
-    narrow = precision_on(kind, args.precision, small) == "bfloat16"
+    spoken = policy.prompts.name
+    kind = device_kind(args.device, spoken)
+    narrow = precision_on(kind, args.precision, is_small(spoken)) == "bfloat16"
     policy.model.to(kind)
     renderer = PromptRenderer.for_policy(policy, args)
     if engine is not None:
