@@ -16,11 +16,12 @@ from model.recording.console import Console
 from model.recording.trackers import WandbTracker
 from model.report.pictures import save_plots
 from model.report.sections import save_report
+from model.run.card import CARD, Card, counts, hub_id
 from model.run.checkpoints import save_state, state_size
-from model.run.directory import RunDirectory
+from model.run.directory import RunDirectory, git_commit
 from model.run.finished import FinishedRun
 from model.run.layout import PLOTS, REPORT
-from model.run.logs import position_of
+from model.run.logs import evaluation_row, position_of
 from model.run.resumption import Resumption
 from model.run.rows import RunDirectoryError
 
@@ -37,6 +38,7 @@ class Recorder:
         self.tracker: WandbTracker | None = None
         self.best: dict | None = None
         self.accuracy: float | None = None  # of the last recorded step, if it was evaluated
+        self.evaluation: Mapping | None = None  # the last row of evaluations.jsonl
         self.recorded = False
 
     def discard(self) -> None:
@@ -77,6 +79,11 @@ class Recorder:
             self.console.resumed(self.resumption.checkpoint, before)
             for row in before:
                 self.watch.add(row)
+            self.evaluation = next(reversed(FinishedRun(self.run.path).evaluations), None)
+        # A folder may be gone when the run goes on, and its path may then look like a name on the hub.
+        known = "base_model" in saved
+        self.base_model = saved["base_model"] if known else hub_id(self.args.model)
+        self.card = Card.of(policy, self.args, self.base_model, git_commit())
         begun, _ = position_of("metrics", positions)
         self.tracker = WandbTracker(self.args, self.run.path, begun, saved.get("tracker"))
 
@@ -97,7 +104,9 @@ class Recorder:
         if done is not None:
             logs.log_rollouts(step, done.learned, self.tokenizer, self.args.logged_rollouts)
             logs.log_problems(step, done.played)
-        logs.log_evaluation(step, evaluated)
+        if evaluated:
+            self.evaluation = evaluation_row(step, evaluated)
+            logs.log_evaluation(self.evaluation)
         self.console.step(metrics)
         for key in self.watch.begun:
             self.console.warn(SYMPTOMS[key])
@@ -117,14 +126,21 @@ class Recorder:
         logs = self.run.logs.positions()
         assert self.tracker is not None  # since `start`
         saved = {"best": self.best, "tracker": self.tracker.id, "logs": logs}
+        saved["base_model"] = self.base_model
         state = {**state, "args": self.args.as_saved(), "recorder": saved}
 
         def fill(folder: Path) -> dict[str, str]:
             save_policy(folder)
+            (folder / CARD).write_text(self._card(step), encoding="utf-8")
             return save_state(folder, state)
 
         size = self.weights_size + state_size(state)
         self.run.checkpoints.save(step, fill, size, self._best_step())
+
+    def _card(self, step: int) -> str:
+        if self.evaluation is None:
+            return self.card.text(step, None, None)
+        return self.card.text(step, self.evaluation["step"], counts(self.evaluation))
 
     def _best_step(self) -> int | None:
         return None if self.best is None else self.best["step"]
