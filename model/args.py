@@ -282,6 +282,10 @@ class AZRArgs(Flags):
     wandb: bool = flag(
         False, "also log to Weights & Biases (offline without a key)", changeable=True
     )
+    tensorboard: bool = flag(
+        False, "also write what TensorBoard shows, into the run directory", changeable=True
+    )
+    trackio: bool = flag(False, "also log to trackio", changeable=True)
     quiet: bool = flag(False, "print nothing but errors", changeable=True)
 
     def __post_init__(self):

@@ -50,6 +50,7 @@ from model.policy.origin import require_same_origin
 from model.policy.warm_start import warm_start
 from model.presets import is_small
 from model.recording.recorder import Recorder
+from model.recording.trackers import require_packages
 from model.run.checkpoints import CheckpointError, load_state
 from model.run.resumption import Resumption, find_resumption, resumed_args
 from model.run.rows import RunDirectoryError
@@ -83,6 +84,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     resumption: the run that is continued.
     """
     avoid_cudnn_attention()
+    require_packages(args)
     checkpoint = resumption.checkpoint if resumption else None
     spoken = language(str(checkpoint or args.model))
     kind = device_kind(args.device, spoken)

@@ -38,7 +38,8 @@ from utils.files import hidden, is_litter, remove, replace_text
 MEASURED = "measured"  # in config.json
 REPLACED = {REPORT, COMPARISON, CONFIG}  # at one blow, from a file beside it
 WRITTEN = REPLACED | {hidden(Path(name)).name for name in REPLACED}
-WRITTEN |= {METRICS, ROLLOUTS, PROBLEMS, EVALUATIONS, PLOTS, CHECKPOINTS, "wandb", "wandb.log"}
+WRITTEN |= {METRICS, ROLLOUTS, PROBLEMS, EVALUATIONS, PLOTS, CHECKPOINTS}
+WRITTEN |= {"wandb", "wandb.log", "tensorboard", "tensorboard.log", "trackio.log"}  # by trackers
 
 
 def run_path(args: AZRArgs) -> Path:
