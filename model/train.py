@@ -11,6 +11,7 @@ the loop and files.
 """
 
 import gc
+import os
 import signal
 import sys
 import time
@@ -42,12 +43,14 @@ from model.eval.evaluator import Evaluator, accuracy_metrics, evaluation_problem
 from model.eval.prime_range import choose_max_prime
 from model.optimizer import NonFiniteError
 from model.plan.plan import plan
+from model.policy.device import device_kind
 from model.policy.language import language
 from model.policy.load import PolicyError, largest_named_prime, load_policy
 from model.policy.origin import require_same_origin
 from model.policy.warm_start import warm_start
 from model.presets import is_small
 from model.recording.recorder import Recorder
+from model.recording.trackers import require_packages
 from model.run.checkpoints import CheckpointError, load_state
 from model.run.resumption import Resumption, find_resumption, resumed_args
 from model.run.rows import RunDirectoryError
@@ -81,18 +84,14 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     resumption: the run that is continued.
     """
     avoid_cudnn_attention()
+    require_packages(args)
     checkpoint = resumption.checkpoint if resumption else None
-    small = is_small(language(str(checkpoint or args.model)))
-    cuda = torch.cuda.is_available() and not small
-    precision = precision_on("cuda" if cuda else "cpu", args.precision, small)
-    if not cuda:
+    spoken = language(str(checkpoint or args.model))
+    kind = device_kind(args.device, spoken)
+    precision = precision_on(kind, args.precision, is_small(spoken))
+    if kind == "cpu":
         keep_freed_memory()
-    AcceleratorState._reset_state()  # of an earlier run in this process, in another precision perhaps
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision=MIXED_PRECISION[precision],
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
-    )
+    accelerator = _accelerator(args, kind, precision)
     if args.shard and accelerator.num_processes == 1:
         raise ArgumentError(
             "--shard: must run in several processes, which torchrun starts, and here is one; or --no-shard"
@@ -107,6 +106,26 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
         raise
     finally:
         AcceleratorState._reset_state()  # the caller's next one is its own
+
+
+def _accelerator(args: AZRArgs, kind: str, precision: str) -> Accelerator:
+    """accelerate on a device of this kind, in each of the run's processes. Raises ArgumentError where it
+    takes another: its environment variables and an earlier run in this process have a say too."""
+    AcceleratorState._reset_state()  # of an earlier run in this process, in another precision perhaps
+    accelerator = Accelerator(
+        cpu=kind == "cpu",  # else it takes what it finds
+        mixed_precision=MIXED_PRECISION[precision],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+    )
+    taken = accelerator.device.type
+    if taken != kind:
+        raise ArgumentError(
+            f"--device {args.device}: must be {taken}, which accelerate takes, by its environment variables or "
+            f"an earlier run in this process, in the place of {kind}"
+        )
+    if kind == "mps" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ArgumentError("--device mps: must run in one process, and here are several")
+    return accelerator
 
 
 def _train(

@@ -30,7 +30,7 @@ LAYERS = [
     ("model.run",),
     ("model.report",),
     ("model.recording",),
-    ("model.train", "model.eval"),
+    ("model.train", "model.play", "model.eval"),
 ]
 
 
@@ -96,7 +96,7 @@ def test_nobody_imports_a_command_or_a_mock():
         return "__main__" in project()[module].read_text(encoding="utf-8")
 
     commands = {module for module in project() if is_command(module)}
-    assert {"model.train", "model.eval.baselines", "model.eval.study"} <= commands
+    assert {"model.train", "model.play", "model.eval.baselines"} <= commands
     closed = commands | {name for name in project() if name.startswith("utils.mocks.")}
     importers = {module: imports(module) & closed for module in project()}
     assert not any(importers.values()), importers

@@ -26,7 +26,7 @@ OTHER_VALUES = {
     "model": ("local/folder", "local/folder"), "run_dir": ("runs/a b", "runs/a b"),
     "run_name": ("first", "first"), "total_steps": ("7", 7), "seed": ("11", 11), "min_prime": ("7", 7),
     "max_prime": ("617", 617), "temperature": ("0.5", 0.5), "lr": ("2e-4", 2e-4),
-    "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"), "engine": ("plain", "plain"), "precision": ("float32", "float32"), "decode": ("eager", "eager"),
+    "clip_low": ("0.1", 0.1), "clip_high": ("0.28", 0.28), "aggregate": ("token", "token"), "engine": ("plain", "plain"), "precision": ("float32", "float32"), "decode": ("eager", "eager"), "device": ("cpu", "cpu"),
     "proposer": ("uniform", "uniform"), "reward": ("format", "format"), "advantage": ("grpo", "grpo"),
     "refill": ("uniform", "uniform"), "refill_attempts": ("12", 12), "resume": ("runs/a", "runs/a"), "card": ("a10-24gb", "a10-24gb"),
     "prompt_date": ("2024-02-29", "2024-02-29"), "adam_beta2": ("0.99", 0.99), "invalid_reward": ("-1", -1.0), "extreme_reward": ("-0.5", -0.5),

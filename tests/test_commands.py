@@ -8,13 +8,13 @@ from dataclasses import fields
 import pytest
 
 from constants import ROOT
-from model import train
+from model import play, train
 from model.args import AZRArgs
 from model.eval import baselines, collapse, plots, report, study, summary
 from model.flags import flag_name
 
 COMMANDS = {
-    train: AZRArgs, baselines: baselines.BaselineArgs, study: study.StudyArgs,
+    train: AZRArgs, play: play.PlayArgs, baselines: baselines.BaselineArgs, study: study.StudyArgs,
     collapse: collapse.CollapseArgs, report: report.ReportArgs, summary: summary.SummaryArgs,
     plots: plots.PlotArgs,
 }  # fmt: skip

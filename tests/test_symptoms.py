@@ -17,7 +17,7 @@ from constants import ROOT
 from custom_types import CELLS, ROLES, TASKS
 from model.args import AZRArgs
 from model.flags import flag_name
-from model.recording.wandb_follower import panels
+from model.recording.follower import panels
 from model.report.charts import shade
 from model.report.data import warned_stretches, warning_rows
 from model.report.panels import UPDATE

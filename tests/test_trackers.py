@@ -1,8 +1,9 @@
-"""wandb itself, where it cannot do what it wants. Oracles: `metrics.jsonl`, the exit status, and what
-wandb's own reader finds in an offline run."""
+"""The trackers themselves, where they can do what they want and where not. Oracles: `metrics.jsonl`, the exit
+status, and what their own readers find."""
 
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -15,7 +16,12 @@ from test_cli import rows
 
 from constants import ROOT
 from custom_types import TASKS
-from model.recording.wandb_follower import panels
+from model import train
+from model.args import AZRArgs
+from model.recording import trackers
+from model.recording.follower import panels
+from model.recording.sinks import PROJECT, SINKS
+from model.run.directory import WRITTEN
 
 RUN = [
     *SMALL,
@@ -32,8 +38,9 @@ KEY = "a" * 40
 
 
 def started(cwd: Path, *argv: str, **environment: str) -> subprocess.Popen:
-    """train.py in an environment without the caller's wandb settings."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    """train.py in an environment without the caller's settings of trackers."""
+    chosen = ("WANDB_", "TRACKIO_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(chosen)}
     home = cwd / "home"  # where no key lies
     home.mkdir(exist_ok=True)
     return subprocess.Popen(
@@ -44,7 +51,7 @@ def started(cwd: Path, *argv: str, **environment: str) -> subprocess.Popen:
 
 
 def ended(process: subprocess.Popen) -> subprocess.CompletedProcess:
-    """Its result; its end may wait for wandb."""
+    """Its result; its end may wait for trackers."""
     said = process.communicate()
     return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
@@ -94,12 +101,14 @@ def offline_history(run_dir: Path) -> dict[str, list[dict]]:
 
 
 def assert_untouched(run_dir: Path, untracked: Path) -> None:
-    """The run is the run without wandb."""
+    """The run is the run without trackers."""
     ours, theirs = contents(run_dir), contents(untracked)
     for found in (ours, theirs):
         del found["children"]
         for name in [name for name in found if name.endswith("trainer.json")]:
-            del found[name]["recorder"]["tracker"], found[name]["args"]["wandb"]
+            del found[name]["recorder"]["trackers"]
+            for tracker in trackers.TRACKERS:
+                del found[name]["args"][tracker]
     assert ours == theirs
 
 
@@ -154,7 +163,7 @@ def test_whatever_wandb_meets_the_run_is_the_same(untracked, tmp_path):
 
 
 STAND_IN = '''
-"""In the place of wandb: starting a run does not come back before somebody reads from a pipe, which then
+"""In the place of a tracker: starting a run does not come back before somebody reads from a pipe, which then
 gets what is logged."""
 
 import json
@@ -170,39 +179,84 @@ def Settings(**settings):
 
 
 def init(**settings):
-    return Run(open(os.environ["PIPE"], "w"))
+    return Run()
+
+
+def finish():
+    Run.last.finish()
 
 
 class Run:
-    def __init__(self, pipe):
-        self.pipe = pipe
+    def __init__(self):
+        self.pipe = open(os.environ["PIPE_" + __name__.partition(".")[0]], "w")
+        Run.last = self
 
     def log(self, values, step):
         print(json.dumps(values | {"_step": step}), file=self.pipe)
 
     def finish(self):
         self.pipe.close()
+
+
+class EventFileWriter(Run):
+    def __init__(self, folder, flush_secs):
+        super().__init__()
+
+    def add_event(self, event):
+        if "summary" in event:
+            self.log({one["tag"]: one["simple_value"] for one in event["summary"]["value"]}, event["step"])
+
+    def close(self):
+        self.finish()
+
+
+class SessionLog(dict):
+    START = 1
+
+
+class Summary(dict):
+    Value = dict
+
+
+Event = dict
 '''
+STOOD_IN = (
+    "wandb.py",
+    "trackio.py",
+    *(
+        f"tensorboard/{module}.py"
+        for module in (
+            "__init__", "compat/proto/event_pb2", "compat/proto/summary_pb2", "summary/writer/event_file_writer"
+        )
+    ),
+)  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_tracker_that_waits_for_ever_delays_nothing(untracked, tmp_path):
     """By order of events: the run has done every step and ended, and the tracker is still at its start,
-    which it leaves only when this test reads. Then it logs every row. A stand-in, because no server can
-    be had that surely never answers."""
-    (tmp_path / "stand_in").mkdir()
-    (tmp_path / "stand_in" / "wandb.py").write_text(STAND_IN)
-    os.mkfifo(tmp_path / "pipe")
-    places = dict(PIPE=str(tmp_path / "pipe"), PYTHONPATH=str(tmp_path / "stand_in"))
-    result = trained(tmp_path, *RUN, "--wandb", **places)
+    which it leaves only when this test reads. Then it logs every row. Stand-ins, because no server can
+    be had that surely never answers; all three at once, since the end of a run waits for them."""
+    for name in STOOD_IN:
+        file = tmp_path / "stand_in" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(STAND_IN)
+    pipes = {name: tmp_path / f"pipe of {name}" for name in trackers.TRACKERS}
+    for pipe in pipes.values():
+        os.mkfifo(pipe)
+    places = {f"PIPE_{name}": str(pipe) for name, pipe in pipes.items()}
+    flags = [f"--{name}" for name in pipes]
+    result = trained(tmp_path, *RUN, *flags, **places, PYTHONPATH=str(tmp_path / "stand_in"))
     assert result.returncode == 0, result.stderr
-    assert "wandb is still busy" in result.stderr and "metrics.jsonl is complete" in result.stderr
+    assert len(result.stderr.splitlines()) == len(pipes)
     assert_untouched(tmp_path / "run", untracked)
-    with open(tmp_path / "pipe") as pipe:
-        history = [json.loads(line) for line in pipe]
-    assert [row.pop("_step") for row in history] == [0, 1, 2, 3, 4]
-    for row, metrics in zip(history, rows(tmp_path / "run" / "metrics.jsonl"), strict=True):
-        assert {key: row[key] for key in panels(metrics)} == panels(metrics)
+    for name, pipe in pipes.items():
+        assert f"{name} is still busy after 20 s and goes on in process " in result.stderr
+        with open(pipe) as opened:
+            history = [json.loads(line) for line in opened]
+        assert [row.pop("_step") for row in history] == [0, 1, 2, 3, 4]
+        for row, metrics in zip(history, rows(tmp_path / "run" / "metrics.jsonl"), strict=True):
+            assert {key: row[key] for key in panels(metrics)} == panels(metrics)
 
 
 @pytest.mark.slow
@@ -221,3 +275,103 @@ def test_a_folder_that_is_a_file(untracked, tmp_path):
     result = trained(tmp_path, *RUN, "--wandb", WANDB_DIR=str(tmp_path / "file"))
     assert result.returncode == 0
     assert_untouched(tmp_path / "run", untracked)
+
+
+# ---------------------------------------------------------------- TensorBoard and trackio
+
+
+def tensorboard_history(folder: Path) -> list[dict[str, float]]:
+    """What TensorBoard shows of the event files in a folder, a row for each step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    found: dict[int, dict[str, float]] = {}
+    for tag in events.Tags()["scalars"]:
+        steps = [event.step for event in events.Scalars(tag)]
+        assert steps == sorted(set(steps)), tag  # none twice
+        for event in events.Scalars(tag):
+            found.setdefault(event.step, {})[tag] = event.value
+    return [found[step] for step in sorted(found)]
+
+
+def trackio_history(folder: Path) -> dict[str, list[tuple[int, dict]]]:
+    """What trackio's database holds, as it was logged, by run: steps and their rows."""
+    found: dict[str, list[tuple[int, dict]]] = {}
+    database = sqlite3.connect(folder / f"{PROJECT}.db")
+    for name, step, row in database.execute(
+        "select run_name, step, metrics from metrics order by id"
+    ):
+        found.setdefault(name, []).append((step, json.loads(row)))
+    return found
+
+
+@pytest.mark.slow
+def test_tensorboard_and_trackio_continue_their_curves(untracked, tmp_path):
+    """The run goes on from step 2, though it had come to step 3: step 3 is there once."""
+    pytest.importorskip("tensorboard", reason="pip install tensorboard")
+    pytest.importorskip("trackio", reason="pip install trackio")
+    place = dict(TRACKIO_DIR=str(tmp_path / "trackio"))
+    first = trained(tmp_path, *RUN, "--total-steps", "3", "--tensorboard", "--trackio", **place)
+    assert (first.returncode, first.stderr) == (0, "")
+    checkpoint = "run/checkpoints/step_000002"
+    second = trained(tmp_path, "--resume", checkpoint, "--total-steps", "4", **place)
+    assert (second.returncode, second.stderr) == (0, "")
+    run = tmp_path / "run"
+    assert_untouched(run, untracked)
+    wanted = [panels(metrics) for metrics in rows(run / "metrics.jsonl")]
+    shown = tensorboard_history(run / "tensorboard")
+    ((name, logged),) = trackio_history(tmp_path / "trackio").items()  # one run
+    assert name.startswith("run-") and [step for step, _ in logged] == [0, 1, 2, 3, 4]
+    assert len(shown) == len(wanted) == 5
+    timed = ("time/", "perf/", "train/step_time")  # of step 3: by which of the two processes
+    for one, (_, other), row in zip(shown, logged, wanted, strict=True):
+        for found in (one, other):
+            assert found.keys() == row.keys()
+            for key in row:
+                if not key.startswith(timed):
+                    assert found[key] == pytest.approx(row[key], rel=1e-6), key
+
+
+@pytest.mark.slow
+def test_whatever_trackio_meets_the_run_is_the_same(untracked, tmp_path):
+    """A folder that is a file, a server that nobody runs, one without its token: at the same time."""
+    pytest.importorskip("trackio", reason="pip install trackio")
+    (tmp_path / "file").write_text("")
+    server = "http://127.0.0.1:9"  # nobody listens
+    runs = {}
+    for name, environment in {
+        "a file": {"TRACKIO_DIR": str(tmp_path / "file")},
+        "no server": {"TRACKIO_SERVER_URL": f"{server}/?write_token=a"},
+        "no token": {"TRACKIO_SERVER_URL": server},
+    }.items():
+        (tmp_path / name).mkdir()
+        runs[name] = started(tmp_path / name, *RUN, "--trackio", **environment)
+    for name, process in runs.items():
+        result = ended(process)
+        assert result.returncode == 0, (name, result.stderr)
+        assert "metrics.jsonl is complete" in result.stderr, name
+        assert len(result.stderr.splitlines()) <= 2, name
+        assert_untouched(tmp_path / name / "run", untracked)
+
+
+@pytest.mark.parametrize("name", trackers.TRACKERS)
+def test_a_missing_package_is_one_sentence_before_anything_is_written(
+    name, tmp_path, monkeypatch, capsys
+):
+    """A folder of its name, as wandb leaves one where it is started, is no package."""
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    for module in [one for one in sys.modules if one.partition(".")[0] == name]:
+        monkeypatch.delitem(sys.modules, module)
+    argv = ["--model", "tiny", f"--{name}", "--run-dir", str(tmp_path / "run")]
+    assert train.main(argv) == 2
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"--{name}: needs the package {name}; pip install {name}\n")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_every_tracker_has_a_flag_a_sink_and_a_log():
+    assert SINKS.keys() == set(trackers.TRACKERS)
+    for name in trackers.TRACKERS:
+        assert getattr(AZRArgs(), name) is False and trackers.LOG.format(name) in WRITTEN

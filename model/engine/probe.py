@@ -13,7 +13,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from custom_types import ROLES, Example, Policy, Prompt, Role, Rollout
+from custom_types import ROLES, Policy, Prompt, Role, Rollout
 from model.args import AZRArgs
 from model.engine.plain import PlainEngine
 from model.engine.protocol import Engine
@@ -180,15 +180,8 @@ def _scored(
 ) -> list[float]:
     """The log-probabilities of all responses, one after the other, as the update computes them."""
     scorer = engine(policy.model, policy.stop_ids, policy.pad_id)
-    # Each weighs another number, by which it is known in whatever order it comes back.
-    examples = [Example(rollout, 0.0, float(number)) for number, rollout in enumerate(rollouts)]
-    found: dict[int, list[float]] = {}
-    for batch in scorer.batches(examples, args.microbatch_tokens):
-        batch = batch.to(policy.model.device)
-        logprobs = scorer.score(batch, temperature=1.0).logprobs.tolist()
-        for number, values in zip(batch.weights.int().tolist(), logprobs, strict=True):
-            found[number] = values[: len(rollouts[number].response_ids)]
-    return [value for number in range(len(rollouts)) for value in found[number]]
+    found = scorer.logprobs(rollouts, args.microbatch_tokens, temperature=1.0)
+    return [value for values in found for value in values]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from custom_types import Example, MiniBatch, Response
+from custom_types import Example, MiniBatch, Response, Rollout
 
 
 class Scores(NamedTuple):
@@ -61,3 +61,18 @@ class Engine(ABC):
     def score(self, batch: MiniBatch, temperature: float, floor: float = 0.0) -> Scores:
         """How likely the stored responses are now, with gradient where gradients are on. floor: the
         least probability of a token that counts in the last of the scores."""
+
+    def logprobs(
+        self, rollouts: Sequence[Rollout], max_tokens: int, temperature: float
+    ) -> list[list[float]]:
+        """The log-probabilities of the tokens of each response, in nats, as an update computes them.
+        max_tokens: as in `batches`."""
+        # Each weighs another number, by which it is known in whatever order it comes back.
+        examples = [Example(rollout, 0.0, float(number)) for number, rollout in enumerate(rollouts)]
+        found: dict[int, list[float]] = {}
+        for batch in self.batches(examples, max_tokens):
+            batch = batch.to(self.model.device)
+            logprobs = self.score(batch, temperature).logprobs.tolist()
+            for number, values in zip(batch.weights.int().tolist(), logprobs, strict=True):
+                found[number] = values[: len(rollouts[number].response_ids)]
+        return [found[number] for number in range(len(rollouts))]

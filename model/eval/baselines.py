@@ -15,10 +15,9 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
@@ -27,36 +26,33 @@ from utils.before_torch import settle
 
 settle()
 
-import torch
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from constants import DEFAULT_SEED, EMBEDDED_MODELS, MAXIMUM_PRIME, MINIMUM_PRIME
+from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import Policy, Problem, Role, TaskType, Verdict
-from model.args import AZRArgs
-from model.engine.probe import fitted
-from model.eval.evaluator import Evaluator, evaluation_problems
+from model.args import DEVICE, AZRArgs
+from model.eval.evaluator import evaluation_problems
+from model.eval.finished import checkpoint_of, evaluator_of, is_trained, load_asked, trained_args
 from model.eval.scores import PARTS, Scores, score_rows, tables
 from model.flags import ArgumentError, Flags, flag, parse
-from model.policy.language import language
-from model.policy.load import PolicyError, load_policy, load_pretrained, require_words
+from model.policy.device import device_kind
+from model.policy.load import PolicyError
 from model.policy.tiny import build_tiny
 from model.policy.warm_start import warm_start
-from model.presets import is_small, preset
 from model.report.pictures import save_bars
 from model.run.checkpoints import CheckpointError
-from model.run.finished import FinishedRun, is_run
+from model.run.finished import taught_problems
 from model.run.outputs import output_folder
 from model.run.rows import RunDirectoryError
 from prime_inversion import primes_between
+from prompts import COMPACT
 from utils.attention import avoid_cudnn_attention
-from utils.precision import precision_on
 from utils.string_formatting import PromptRenderer, format_answer
 from utils.validate_by_executing import judge_solver
 
 EXACT = "exact solver"
 FILES = "baselines.json", "baselines.png"
-MODEL_ROWS = 128  # answers at a time of a model from elsewhere, which a GPU of 24 GB has room for
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,9 @@ class BaselineArgs(Flags):
     """The command line. Raises ArgumentError for a value that is not allowed."""
 
     model: tuple[str, ...] = flag(
-        (), "a finished run, smollm2, a hub id or a local folder; may be repeated", repeatable=True
+        (),
+        "a finished run, a checkpoint, smollm2, a hub id or a local folder; may be repeated",
+        repeatable=True,
     )
     min_prime: int | None = flag(
         None, "smallest p [the first run's, or 5]", least=MINIMUM_PRIME, most=MAXIMUM_PRIME
@@ -92,6 +90,7 @@ class BaselineArgs(Flags):
         None, "temperature of sampling; 0: greedy [0 for one sample, 1 for more]", least=0, most=100
     )
     seed: int = flag(DEFAULT_SEED, "seed of problems and samples", least=0, most=2**32 - 1)
+    device: str = flag(**DEVICE)
     output: str | None = flag(None, "folder for baselines.json and baselines.png")
 
     def __post_init__(self):
@@ -109,18 +108,18 @@ class BaselineArgs(Flags):
 
 
 def run_args(model: str) -> AZRArgs:
-    """The arguments of a finished run. Raises ArgumentError."""
+    """The arguments of a finished run or a checkpoint. Raises ArgumentError, or CheckpointError."""
     try:
-        return FinishedRun(model).azr_args
+        return trained_args(model)
     except RunDirectoryError as error:
         raise ArgumentError(f"--model {model}: must be a run of this version ({error})") from error
 
 
 def trained_on(model: str) -> set[Problem]:
-    """The problems that a finished run has trained on answers to. Raises ArgumentError, or
+    """The problems that a finished run or a checkpoint has trained on answers to. Raises ArgumentError, or
     CheckpointError."""
     try:
-        return FinishedRun(model).trained_on
+        return taught_problems(checkpoint_of(model))
     except RunDirectoryError as error:
         raise ArgumentError(
             f"--model {model}: must have a checkpoint of this version ({error})"
@@ -129,13 +128,14 @@ def trained_on(model: str) -> set[Problem]:
 
 def problem_args(given: BaselineArgs) -> AZRArgs:
     """The problems that are asked, as the arguments of a run of `tiny`. Raises ArgumentError."""
-    first = next((run_args(model) for model in given.model if is_run(model)), AZRArgs())
+    first = next((run_args(model) for model in given.model if is_trained(model)), AZRArgs())
     return AZRArgs(
         min_prime=first.min_prime if given.min_prime is None else given.min_prime,
         max_prime=first.max_prime if given.max_prime is None else given.max_prime,
         eval_problems=given.num_problems,
         held_out=given.held_out,
         seed=given.seed,
+        device=given.device,
     )
 
 
@@ -176,16 +176,8 @@ def policy_scores(
 ) -> Scores:
     """`right` of a policy's answers, one to each of `asked`. Raises PolicyError for one from elsewhere
     that cannot be asked."""
-    small = is_small(policy.prompts.name)  # as in training
-    kind = "cuda" if torch.cuda.is_available() and not small else "cpu"
-    narrow = precision_on(kind, args.precision, small) == "bfloat16"
-    policy.model.to(kind)
-    renderer = PromptRenderer.for_policy(policy, args)
-    if policy.name not in EMBEDDED_MODELS:
-        policy, _ = fitted(policy, renderer, args, roles=(Role.SOLVER,))
-    evaluator = Evaluator(policy, renderer, args)
-    with torch.autocast(kind, torch.bfloat16, enabled=narrow):
-        return right(evaluator.verdicts(asked, temperature=temperature))
+    evaluator = evaluator_of(policy, args, roles=(Role.SOLVER,))
+    return right(evaluator.verdicts(asked, temperature=temperature))
 
 
 def baseline_scores(
@@ -208,20 +200,13 @@ def baseline_scores(
 
 
 def model_scores(model: str, args: AZRArgs, asked: Sequence[Problem], temperature: float) -> Scores:
-    """Of a finished run's newest checkpoint, or of a model as it is. Raises PolicyError, ArgumentError
-    or RunDirectoryError."""
-    asking: dict[str, Any] = dict(
-        min_prime=args.min_prime, max_prime=args.max_prime,
-        eval_problems=args.eval_problems, seed=args.seed, held_out=0.0,  # all are asked, those too
+    """Of a finished run's newest checkpoint, of a checkpoint, or of a model as it is. Raises PolicyError,
+    ArgumentError or RunDirectoryError."""
+    policy, its_args = load_asked(
+        model, min_prime=args.min_prime, max_prime=args.max_prime,
+        eval_problems=args.eval_problems, seed=args.seed, device=args.device,
+        held_out=0.0,  # all are asked, those too
     )  # fmt: skip
-    if is_run(model):
-        policy = load_pretrained(str(FinishedRun(model).newest_checkpoint))
-        policy, its_args = replace(policy, name=model), replace(run_args(model), **asking)
-        require_words(policy, args.max_prime)
-    else:
-        asking["rollout_rows"] = MODEL_ROWS
-        its_args = AZRArgs(**preset(language(model)) | asking, model=model)
-        policy = load_policy(its_args)
     return policy_scores(policy, its_args, asked, temperature)
 
 
@@ -233,9 +218,10 @@ def main(argv: Sequence[str]) -> int:
     avoid_cudnn_attention()
     try:
         given = parse(BaselineArgs, argv, about=__doc__)
+        device_kind(given.device, COMPACT.name)  # before any model loads
         args = problem_args(given)
         output = None if given.output is None else output_folder(given.output, FILES)
-        seen = {model: trained_on(model) for model in given.model if is_run(model)}
+        seen = {model: trained_on(model) for model in given.model if is_trained(model)}
         asked = problems_asked(given, args)
         how = args, asked, given.sampling_temperature
         scores = {model: model_scores(model, *how) for model in given.model}

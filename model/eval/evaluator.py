@@ -8,16 +8,29 @@ Greedy answers draw no random number, and what is sampled here has its own gener
 never moves a training stream.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from random import Random
 from statistics import fmean
 
 import torch
 
 from compute.reward import compute_r_total, compute_solve_rates
-from custom_types import TASKS, Judged, Policy, Problem, Prompt, Role, Rollout, TaskType, Verdict
+from custom_types import (
+    TASKS,
+    Judged,
+    Policy,
+    Problem,
+    Prompt,
+    Response,
+    Role,
+    Rollout,
+    TaskType,
+    Verdict,
+)
 from model.args import AZRArgs
-from model.inference import rollout
+from model.inference import engine_of, rollout
+from model.policy.modes import evaluating
 from prime_inversion import evaluated_problems, generate_of_each_task, generate_problems
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollout
@@ -49,10 +62,17 @@ def accuracy_metrics(verdicts: Sequence[tuple[Problem, Verdict]]) -> dict[str, f
 
 
 class Evaluator:
-    """Asks one policy, within one range of primes."""
+    """Asks one policy, within one range of primes. within: makes what the model runs in, autocast for
+    one; by default whatever the caller runs in."""
 
-    def __init__(self, policy: Policy, renderer: PromptRenderer, args: AZRArgs):
-        self.policy, self.renderer, self.args = policy, renderer, args
+    def __init__(
+        self,
+        policy: Policy,
+        renderer: PromptRenderer,
+        args: AZRArgs,
+        within: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.policy, self.renderer, self.args, self.within = policy, renderer, args, within
         self.references_rng = Random(f"{args.seed}/evaluation references")
         self.drawing_rng = Random(f"{args.seed}/evaluation drawing")
         self.sampling_rng = torch.Generator().manual_seed(self.references_rng.getrandbits(63))
@@ -83,6 +103,23 @@ class Evaluator:
         answers = self.solve(problems, temperature=temperature)
         return [(answer.problem, self.judge(answer).verdict) for answer in answers]
 
+    def written(self, problem: Problem, text: str) -> Rollout:
+        """A text as if the policy had written it in answer to a problem, and ended there."""
+        tokenizer, stops = self.policy.tokenizer, self.policy.stop_ids
+        end = tokenizer.eos_token_id if tokenizer.eos_token_id in stops else stops[0]
+        ids = (*tokenizer(text, add_special_tokens=False)["input_ids"], end)
+        response = Response(ids, (0.0,) * len(ids), finished=True)
+        return Rollout.of(self.renderer.solver(problem), response, text)
+
+    @torch.no_grad()
+    def logprobs(self, rollouts: Sequence[Rollout]) -> list[float]:
+        """The log-probability of each response, in nats: with all its tokens, at the temperature of the
+        run."""
+        args, engine = self.args, engine_of(self.policy)
+        with self.within(), evaluating(self.policy.model):
+            found = engine.logprobs(rollouts, args.microbatch_tokens, args.temperature)
+        return [sum(values) for values in found]
+
     def accuracy(self, problems: Sequence[Problem]) -> dict[str, float]:
         """`accuracy_metrics` of one greedy answer to each problem."""
         return accuracy_metrics(self.verdicts(problems))
@@ -111,10 +148,11 @@ class Evaluator:
         }
 
     def _rollout(self, prompts: list[Prompt], temperature: float) -> list[Rollout]:
-        return rollout(
-            self.policy,
-            prompts,
-            temperature=temperature,
-            max_rows=self.args.rollout_rows,
-            generator=self.sampling_rng,
-        )
+        with self.within():
+            return rollout(
+                self.policy,
+                prompts,
+                temperature=temperature,
+                max_rows=self.args.rollout_rows,
+                generator=self.sampling_rng,
+            )

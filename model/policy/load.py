@@ -29,6 +29,7 @@ from constants import (
 from custom_types import Policy
 from model.args import AZRArgs
 from model.policy.adapters import AdapterError, add_adapters
+from model.policy.device import device_kind
 from model.policy.language import language
 from model.policy.modes import recompute_activations
 from model.policy.origin import origin
@@ -84,8 +85,8 @@ def _named(args: AZRArgs) -> Policy:
         return build_embedded(LANGUAGES[args.model], args)
     if args.model == SMOLLM2_MODEL:
         return load_smollm2()
-    cuda = torch.cuda.is_available() and not is_small(language(args.model))
-    frozen = args.lora_rank and cuda and args.precision != "float32"
+    kind = device_kind(args.device, language(args.model))
+    frozen = args.lora_rank and kind == "cuda" and args.precision != "float32"
     policy = load_pretrained(args.model, torch.bfloat16 if frozen else torch.float32)
     require_words(policy, args.max_prime)
     return policy

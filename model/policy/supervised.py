@@ -34,7 +34,8 @@ def train_on_texts(
 
 
 def _pad(texts: Sequence[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded ids and labels, (batch, time) int64; prompts and pads are not learned."""
+    """Right-padded ids and labels, (batch, time) int64, where the model is; prompts and pads are not
+    learned."""
     prompts = [list(prompt.ids) for prompt, _ in texts]
     responses = [
         [*policy.tokenizer(text, add_special_tokens=False)["input_ids"], policy.stop_ids[0]]
@@ -47,4 +48,5 @@ def _pad(texts: Sequence[tuple[Prompt, str]], policy: Policy) -> tuple[torch.Ten
         padding = width - len(prompt) - len(response)
         ids.append(prompt + response + [policy.pad_id] * padding)
         labels.append([IGNORED] * len(prompt) + response + [IGNORED] * padding)
-    return torch.tensor(ids), torch.tensor(labels)
+    device = policy.model.device
+    return torch.tensor(ids, device=device), torch.tensor(labels, device=device)

@@ -13,14 +13,15 @@ from compute.symptoms import SYMPTOMS, Watch
 from custom_types import Policy, Problem, Step, Verdict
 from model.args import AZRArgs
 from model.recording.console import Console
-from model.recording.trackers import WandbTracker
+from model.recording.trackers import Trackers
 from model.report.pictures import save_plots
 from model.report.sections import save_report
+from model.run.card import CARD, Card, counts, hub_id
 from model.run.checkpoints import save_state, state_size
-from model.run.directory import RunDirectory
+from model.run.directory import RunDirectory, git_commit
 from model.run.finished import FinishedRun
 from model.run.layout import PLOTS, REPORT
-from model.run.logs import position_of
+from model.run.logs import evaluation_row, position_of
 from model.run.resumption import Resumption
 from model.run.rows import RunDirectoryError
 
@@ -34,16 +35,17 @@ class Recorder:
         self.run = RunDirectory(args)
         self.console = Console(args, self.run.path)
         self.watch = Watch(args.batch_size)
-        self.tracker: WandbTracker | None = None
+        self.trackers: Trackers | None = None
         self.best: dict | None = None
         self.accuracy: float | None = None  # of the last recorded step, if it was evaluated
+        self.evaluation: Mapping | None = None  # the last row of evaluations.jsonl
         self.recorded = False
 
     def discard(self) -> None:
         """The run has ended: leave no trace of it if nothing was recorded yet."""
         if self.recorded:
             return
-        self._close_tracker()
+        self._close_trackers()
         self.run.discard()
 
     def decided(self, args: AZRArgs, measured: Mapping) -> None:
@@ -77,8 +79,14 @@ class Recorder:
             self.console.resumed(self.resumption.checkpoint, before)
             for row in before:
                 self.watch.add(row)
+            self.evaluation = next(reversed(FinishedRun(self.run.path).evaluations), None)
+        # A folder may be gone when the run goes on, and its path may then look like a name on the hub.
+        known = "base_model" in saved
+        self.base_model = saved["base_model"] if known else hub_id(self.args.model)
+        self.card = Card.of(policy, self.args, self.base_model, git_commit())
         begun, _ = position_of("metrics", positions)
-        self.tracker = WandbTracker(self.args, self.run.path, begun, saved.get("tracker"))
+        first = 0 if step is None else step + 1
+        self.trackers = Trackers(self.args, self.run.path, begun, first, saved.get("trackers", {}))
 
     def warm_started(self, loss: float | None, seconds: float) -> None:
         """The warm start is over."""
@@ -97,7 +105,9 @@ class Recorder:
         if done is not None:
             logs.log_rollouts(step, done.learned, self.tokenizer, self.args.logged_rollouts)
             logs.log_problems(step, done.played)
-        logs.log_evaluation(step, evaluated)
+        if evaluated:
+            self.evaluation = evaluation_row(step, evaluated)
+            logs.log_evaluation(self.evaluation)
         self.console.step(metrics)
         for key in self.watch.begun:
             self.console.warn(SYMPTOMS[key])
@@ -115,16 +125,23 @@ class Recorder:
             if self.best is None or accuracy > self.best["accuracy"]:
                 self.best = {"step": step, "accuracy": accuracy}
         logs = self.run.logs.positions()
-        assert self.tracker is not None  # since `start`
-        saved = {"best": self.best, "tracker": self.tracker.id, "logs": logs}
+        assert self.trackers is not None  # since `start`
+        saved = {"best": self.best, "trackers": self.trackers.ids, "logs": logs}
+        saved["base_model"] = self.base_model
         state = {**state, "args": self.args.as_saved(), "recorder": saved}
 
         def fill(folder: Path) -> dict[str, str]:
             save_policy(folder)
+            (folder / CARD).write_text(self._card(step), encoding="utf-8")
             return save_state(folder, state)
 
         size = self.weights_size + state_size(state)
         self.run.checkpoints.save(step, fill, size, self._best_step())
+
+    def _card(self, step: int) -> str:
+        if self.evaluation is None:
+            return self.card.text(step, None, None)
+        return self.card.text(step, self.evaluation["step"], counts(self.evaluation))
 
     def _best_step(self) -> int | None:
         return None if self.best is None else self.best["step"]
@@ -133,14 +150,14 @@ class Recorder:
         """The run is over and whole, whatever a library that draws or a full disk says now."""
         path, report = self.run.path, self.run.path / REPORT
         _attempt("logs", self.run.close)
-        self._close_tracker()
+        self._close_trackers()
         _attempt(path / PLOTS, lambda: save_plots([path], path / PLOTS))
         _attempt(report, lambda: save_report([path], report))
         _attempt("the summary", self._say_end)
 
-    def _close_tracker(self) -> None:
-        if self.tracker is not None:
-            _attempt("wandb", self.tracker.close)
+    def _close_trackers(self) -> None:
+        if self.trackers is not None:
+            _attempt("curves", self.trackers.close)
 
     def _say_end(self) -> None:
         last = self.run.checkpoints.path(self.run.checkpoints.steps()[-1])

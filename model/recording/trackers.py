@@ -1,6 +1,7 @@
-"""Weights & Biases beside `metrics.jsonl`, when asked for.
+"""Curves in what people already watch, beside `metrics.jsonl`, when asked for: Weights & Biases, TensorBoard,
+trackio.
 
-Another process, `wandb_follower.py`, follows `metrics.jsonl` and hands each row to wandb, so that a
+For each of them another process, `follower.py`, follows `metrics.jsonl` and hands each row on, so that a
 tracker can neither stop nor delay a run, whatever it waits for, raises or crashes on.
 """
 
@@ -9,58 +10,82 @@ import os
 import secrets
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
-from model.args import AZRArgs
+from model.args import ArgumentError, AZRArgs
 
-PATIENCE = 20  # seconds that the end of a run waits for wandb
-FOLLOWER = Path(__file__).with_name("wandb_follower.py")
-SAID = "wandb.log"  # in the run directory: what that process and wandb print
+TRACKERS = "wandb", "tensorboard", "trackio"  # flags, and the packages that they need
+PATIENCE = 20  # seconds that the end of a run waits for all of them
+FOLLOWER = Path(__file__).with_name("follower.py")
+LOG = "{}.log"  # in the run directory: what the process of a tracker prints
 
 
-class WandbTracker:
-    """Has what comes after `position` in a run's `metrics.jsonl` logged to wandb, offline without a key.
-    Does nothing without `--wandb`.
+def require_packages(args: AZRArgs) -> None:
+    """Raise ArgumentError where the package of a tracker is missing that is asked for."""
+    for name in _asked_for(args):
+        found = find_spec(name)
+        if found is None or found.origin is None:  # a folder of that name is no package
+            raise ArgumentError(f"--{name}: needs the package {name}; pip install {name}")
 
-    id: of the wandb run to continue; a new one by default. The attribute `id` is None where nothing is
-    logged. wandb's environment variables decide where they are set.
+
+def _asked_for(args: AZRArgs) -> list[str]:
+    return [name for name in TRACKERS if getattr(args, name)]
+
+
+class Trackers:
+    """Have what comes after `position` in a run's `metrics.jsonl` logged to each tracker that is asked
+    for. first: the step of its first row.
+
+    ids: of the runs to continue, by tracker; new ones by default. The attribute `ids` has those that are
+    logged to. The trackers' own environment variables decide where they are set.
     """
 
-    def __init__(self, args: AZRArgs, run_dir: Path, position: int, id: str | None = None):
-        self.id = None
-        if not args.wandb:
-            return
-        self.id = os.environ.get("WANDB_RUN_ID") or id or secrets.token_hex(4)
-        order = {"run_dir": str(run_dir), "position": position, "id": self.id}
-        argv = [sys.executable, str(FOLLOWER), json.dumps(order | {"config": args.as_dict()})]
-        self._said = run_dir / SAID
-        try:
-            # A file, because whoever reads the run's output may wait until all who write it have ended.
-            with open(self._said, "w") as said:
-                # A new session: Ctrl-C is for the run, which then tells that process to end.
-                self._process = subprocess.Popen(
-                    argv, stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True
-                )
-        except OSError as error:
-            say(f"cannot be started ({error})")
-            self.id = None
+    def __init__(
+        self, args: AZRArgs, run_dir: Path, position: int, first: int, ids: Mapping[str, str]
+    ):
+        self.ids: dict[str, str] = {}
+        self._run_dir = run_dir
+        self._processes: dict[str, subprocess.Popen] = {}
+        for name in _asked_for(args):
+            chosen = os.environ.get(f"{name.upper()}_RUN_ID") or ids.get(name)
+            id = chosen or secrets.token_hex(4)
+            order = {"name": name, "run_dir": str(run_dir), "position": position, "first": first}
+            argv = json.dumps(order | {"id": id, "config": args.as_dict()})
+            try:
+                # A file, because whoever reads the run's output may wait until all who write it have ended.
+                with open(run_dir / LOG.format(name), "w") as said:
+                    # A new session: Ctrl-C is for the run, which then tells that process to end.
+                    self._processes[name] = subprocess.Popen(
+                        [sys.executable, str(FOLLOWER), argv],
+                        stdin=subprocess.PIPE, stdout=said, stderr=said, start_new_session=True,
+                    )  # fmt: skip
+            except OSError as error:
+                say(name, f"cannot be started ({error})")
+            else:
+                self.ids[name] = id
 
     def close(self) -> None:
-        """The log is complete: let wandb finish, by itself if it takes long. Prints what it said last."""
-        if self.id is None:
-            return
-        assert self._process.stdin is not None  # a pipe
-        self._process.stdin.close()
-        try:
-            self._process.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            say(f"is still busy after {PATIENCE} s and goes on in process {self._process.pid}")
-        if self._said.exists():
-            lines = self._said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            if lines:
-                print(lines[-1], file=sys.stderr, flush=True)
+        """The log is complete: let the trackers finish, by themselves if they take long. Prints what each
+        said last."""
+        for process in self._processes.values():
+            assert process.stdin is not None  # a pipe
+            process.stdin.close()
+        end = time.monotonic() + PATIENCE
+        for name, process in self._processes.items():
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                say(name, f"is still busy after {PATIENCE} s and goes on in process {process.pid}")
+            said = self._run_dir / LOG.format(name)
+            if said.exists():
+                lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                if lines:
+                    print(lines[-1], file=sys.stderr, flush=True)
 
 
-def say(what: str) -> None:
-    """Print one line about wandb."""
-    print(f"wandb {what}; metrics.jsonl is complete", file=sys.stderr, flush=True)
+def say(name: str, what: str) -> None:
+    """Print one line about a tracker."""
+    print(f"{name} {what}; metrics.jsonl is complete", file=sys.stderr, flush=True)

@@ -145,6 +145,22 @@ class Checkpoints:
             copy.rename(original)
 
 
+def pointed_at(path: Path) -> Path:
+    """The checkpoint that the file `latest` or `best` names; any other path itself. Raises
+    CheckpointError."""
+    if path.name not in (LATEST, BEST) or not path.is_file():
+        return path
+    try:
+        return path.parent / path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+
+
+def is_checkpoint(folder: str | Path) -> bool:
+    """Whether a folder is a checkpoint of a run, or looks like one."""
+    return (Path(folder) / VALUES).is_file()
+
+
 def move(file: Path, folder: Path) -> None:
     """Take a file or a folder out of the way, into another folder."""
     shutil.move(file, folder / file.name, copy_function=shutil.copyfile)

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import ExitStack, closing, suppress
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,7 +38,8 @@ from utils.files import hidden, is_litter, remove, replace_text
 MEASURED = "measured"  # in config.json
 REPLACED = {REPORT, COMPARISON, CONFIG}  # at one blow, from a file beside it
 WRITTEN = REPLACED | {hidden(Path(name)).name for name in REPLACED}
-WRITTEN |= {METRICS, ROLLOUTS, PROBLEMS, EVALUATIONS, PLOTS, CHECKPOINTS, "wandb", "wandb.log"}
+WRITTEN |= {METRICS, ROLLOUTS, PROBLEMS, EVALUATIONS, PLOTS, CHECKPOINTS}
+WRITTEN |= {"wandb", "wandb.log", "tensorboard", "tensorboard.log", "trackio.log"}  # by trackers
 
 
 def run_path(args: AZRArgs) -> Path:
@@ -151,7 +153,7 @@ class RunDirectory:
                 "python": platform.python_version(),
                 **{name: version(name) for name in libraries},
             },
-            "git_commit": _git_commit(),
+            "git_commit": git_commit(),
             **ways,
         }
         now, before = {"args": args.as_saved()}, self._config_before()
@@ -173,8 +175,9 @@ class RunDirectory:
         replace_text(self.path / CONFIG, json.dumps(config, indent=2, ensure_ascii=False))
 
 
-def _git_commit() -> str | None:
-    """The commit this code stands at, "+" behind it where files differ; None outside git."""
+@cache
+def git_commit() -> str | None:
+    """The commit this code stands at, "+" behind it where files differ, when it was first asked; None outside git."""
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

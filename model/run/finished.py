@@ -10,13 +10,11 @@ progress: the last line of a log is no row until it has its end.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
 from custom_types import Problem, TaskType
 from model.args import AZRArgs
-from model.flags import is_word
 from model.run.checkpoints import load_values
 from model.run.layout import (
     CHECKPOINTS,
@@ -30,9 +28,10 @@ from model.run.layout import (
 from model.run.rows import (
     Row,
     RunDirectoryError,
-    arguments,
     check_metrics,
     check_problems,
+    current_args,
+    decided_arguments,
     parse,
     parse_log,
 )
@@ -49,6 +48,17 @@ def read_runs(run_dirs: Sequence[str | Path]) -> list["FinishedRun"]:
     if len(set(names)) < len(names):
         names = list(map(str, run_dirs))
     return [FinishedRun(run_dir, name) for run_dir, name in zip(run_dirs, names, strict=True)]
+
+
+def taught_problems(checkpoint: Path) -> set[Problem]:
+    """The problems that the answers in the updates up to a checkpoint were to. Raises CheckpointError, and
+    RunDirectoryError where it does not say."""
+    values = load_values(checkpoint)
+    try:
+        rows = values["problems"]["problems"]
+        return {Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers}
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunDirectoryError(f"{checkpoint}: counts no answers") from error
 
 
 def evaluated_rows(metrics: Iterable[Mapping]) -> list[Mapping]:
@@ -82,25 +92,13 @@ class FinishedRun:
     def args(self) -> Row:
         """Its arguments by name. Those that its version did not have are the defaults. Raises
         RunDirectoryError too for a run that ended before it had decided them all."""
-        where = f"{self.path}/{CONFIG}"
-        args = arguments(self.config["args"], where)
-        for item in fields(AZRArgs):
-            if is_word(item, args[item.name]):
-                raise RunDirectoryError(
-                    f"{where}: has {item.name} {args[item.name]}, which the run had not yet decided"
-                )
-        return args
+        return decided_arguments(self.config["args"], f"{self.path}/{CONFIG}")
 
     @cached_property
     def azr_args(self) -> AZRArgs:
         """`args` as this version runs with them. Raises RunDirectoryError too for an argument that
         this version does not have."""
-        unknown = sorted(set(self.args) - {item.name for item in fields(AZRArgs)})
-        if unknown:
-            raise RunDirectoryError(
-                f"{self.path}/{CONFIG}: has {', '.join(unknown)}, which this version does not know"
-            )
-        return AZRArgs(**self.args)
+        return current_args(self.args)
 
     @property
     def git_commit(self) -> str | None:
@@ -150,14 +148,7 @@ class FinishedRun:
     def trained_on(self) -> set[Problem]:
         """The problems that the answers in its updates were to, up to the newest checkpoint. Raises
         CheckpointError too."""
-        values = load_values(self.newest_checkpoint)
-        try:
-            rows = values["problems"]["problems"]
-            return {
-                Problem(TaskType(task), x, y, p) for task, x, y, p, _, answers in rows if answers
-            }
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunDirectoryError(f"{self.newest_checkpoint}: counts no answers") from error
+        return taught_problems(self.newest_checkpoint)
 
     # ---------------------------------------------------------------- its files
 

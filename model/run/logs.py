@@ -134,16 +134,18 @@ class Logs:
             by_task[problem.task].append([x, y, p, times_proposed[problem], rate])
         self.problems.append({"step": step, **by_task})
 
-    def log_evaluation(self, step: int, verdicts: Sequence[tuple[Problem, Verdict]]) -> None:
-        """One line of evaluations.jsonl where there are verdicts: by task, `[x, y, p, 1 or 0]` of each
-        evaluation problem, 1 if it was answered correctly."""
-        if not verdicts:
-            return
-        by_task: dict[str, list[list]] = {str(task): [] for task in TASKS}
-        for problem, verdict in verdicts:
-            x, y, p = problem.x, problem.y, problem.p
-            by_task[problem.task].append([x, y, p, int(verdict is Verdict.CORRECT)])
-        self.evaluations.append({"step": step, **by_task})
+    def log_evaluation(self, row: Mapping) -> None:
+        """One line of evaluations.jsonl, as `evaluation_row` makes it."""
+        self.evaluations.append(row)
+
+
+def evaluation_row(step: int, verdicts: Sequence[tuple[Problem, Verdict]]) -> dict:
+    """By task, `[x, y, p, 1 or 0]` of each evaluation problem, 1 if it was answered correctly."""
+    by_task: dict[str, list[list]] = {str(task): [] for task in TASKS}
+    for problem, verdict in verdicts:
+        x, y, p = problem.x, problem.y, problem.p
+        by_task[problem.task].append([x, y, p, int(verdict is Verdict.CORRECT)])
+    return {"step": step, **by_task}
 
 
 def position_of(name: str, positions: Mapping[str, list | int]) -> tuple[int, str | None]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from model.args import CHANGEABLE, NEWEST, ArgumentError, AZRArgs, given_values
 from model.flags import flag_name, is_word, shown
 from model.policy.language import same_model
-from model.run.checkpoints import Checkpoints, damage, load_values
+from model.run.checkpoints import Checkpoints, damage, load_values, pointed_at
 from model.run.directory import run_path
 from model.run.finished import FinishedRun
-from model.run.layout import BEST, CHECKPOINTS, CONFIG, LATEST
+from model.run.layout import CHECKPOINTS, CONFIG
 from model.run.logs import log_damage
 from model.run.rows import RunDirectoryError, arguments
 
@@ -61,12 +61,12 @@ def find_resumption(args: AZRArgs) -> Resumption:
 
 def _find_checkpoint(args: AZRArgs) -> tuple[Path, Path | None, list[str]]:
     """The folder of the run, the checkpoint or None where it has none yet, and a sentence on each newer
-    checkpoint that is damaged. Raises RunDirectoryError."""
+    checkpoint that is damaged. Raises RunDirectoryError and CheckpointError."""
     assert args.resume is not None
     flag = "--resume" if args.resume == NEWEST else f"--resume {args.resume}"
     named = run_path(args) if args.run_dir or args.run_name else None
     if args.resume != NEWEST:
-        chosen = _pointed_at(Path(args.resume).resolve())
+        chosen = pointed_at(Path(args.resume).resolve())
     elif named is not None:
         chosen = named
     else:
@@ -89,16 +89,6 @@ def _find_checkpoint(args: AZRArgs) -> tuple[Path, Path | None, list[str]]:
             f"{flag}: continues the run in {run_dir}; --run-dir must be that or left out"
         )
     return run_dir, checkpoint, skipped
-
-
-def _pointed_at(path: Path) -> Path:
-    """The checkpoint that the file `latest` or `best` names; any other path itself."""
-    if path.name not in (LATEST, BEST) or not path.is_file():
-        return path
-    try:
-        return path.parent / path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunDirectoryError(f"--resume {path}: cannot be read ({error})") from error
 
 
 def _with_changes(saved: dict, config: dict, where: str) -> dict:

@@ -9,6 +9,7 @@ from typing import Any
 
 from custom_types import TASKS
 from model.args import ArgumentError, AZRArgs
+from model.flags import is_word
 from model.run.layout import EVALUATIONS, PROBLEMS
 from prime_inversion import primes_between
 
@@ -98,6 +99,29 @@ def arguments(saved: Mapping, where: str) -> Row:
     except ArgumentError as error:
         raise RunDirectoryError(f"{where}: {error}") from error
     return Row({**args.as_dict(), **saved}, where)
+
+
+def decided_arguments(saved: Mapping, where: str) -> Row:
+    """`arguments` of a run that has decided them all. Raises RunDirectoryError too for one that had not
+    got that far."""
+    args = arguments(saved, where)
+    for item in fields(AZRArgs):
+        if is_word(item, args[item.name]):
+            raise RunDirectoryError(
+                f"{where}: has {item.name} {args[item.name]}, which the run had not yet decided"
+            )
+    return args
+
+
+def current_args(args: Row) -> AZRArgs:
+    """Arguments as this version runs with them. Raises RunDirectoryError for one that this version does
+    not have."""
+    unknown = sorted(set(args) - {item.name for item in fields(AZRArgs)})
+    if unknown:
+        raise RunDirectoryError(
+            f"{args.where}: has {', '.join(unknown)}, which this version does not know"
+        )
+    return AZRArgs(**args)
 
 
 def _is_number(value: object) -> bool:
