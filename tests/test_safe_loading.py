@@ -67,7 +67,7 @@ def test_a_checkpoint_holds_safetensors_and_text_alone(tmp_path):
     assert train.main(short) == 0
     folder = run / "checkpoints" / "step_000001"
     suffixes = {path.suffix for path in folder.iterdir()}
-    assert suffixes <= {".json", ".safetensors", ".jinja", ".txt"}
+    assert suffixes <= {".json", ".safetensors", ".jinja", ".txt", ".md"}
     for name in ("optimizer.pt", "pytorch_model.bin", "trainer.pkl", "rng_state.pth"):
         (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "mark")))
     assert train.main(["--resume", str(run), "--total-steps", "2", "--quiet"]) == 0

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from compute.symptoms import SYMPTOMS, Watch
 from custom_types import Policy, Problem, Step, Verdict
@@ -126,7 +127,7 @@ class Recorder:
                 self.best = {"step": step, "accuracy": accuracy}
         logs = self.run.logs.positions()
         assert self.trackers is not None  # since `start`
-        saved = {"best": self.best, "trackers": self.trackers.ids, "logs": logs}
+        saved: dict[str, Any] = {"best": self.best, "trackers": self.trackers.ids, "logs": logs}
         saved["base_model"] = self.base_model
         state = {**state, "args": self.args.as_saved(), "recorder": saved}
 

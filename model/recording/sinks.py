@@ -36,8 +36,8 @@ class Sink(Protocol):
     def finish(self) -> None: ...
 
 
-def wandb_sink(order: Order) -> Sink:
-    """A wandb run, online if there is a key and somebody to show it to."""
+def wandb_sink(order: Order) -> Any:
+    """A wandb run, which is a `Sink`, online if there is a key and somebody to show it to."""
     import wandb
 
     named = dict(project=PROJECT, name=order.run_dir.name, dir=str(order.run_dir))

@@ -120,7 +120,8 @@ class Card:
             library_name="transformers",
             pipeline_tag="text-generation",
             tags=["absolute-zero", "self-play", "reinforcement-learning", "prime-inversion"],
-            **(dict(model_name=name, eval_results=results) if results else {}),
+            model_name=name if results else None,
+            eval_results=results or None,
         )
 
     def text(self, step: int, evaluated_at: int | None, evaluated: Counts | None) -> str:
