@@ -17,7 +17,8 @@ EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, h
 # A step with responses that are short and prompts of the chat language, about 600 bytes.
 SHORT = ["--total-steps", "1", "--eval-every", "1", "--batch-size", "2", "--n-attempts", "2",
          "--n-references", "1", "--max-answer-tokens", "5", "--max-proposal-tokens", "6",
-         "--max-prime", "13", "--eval-problems", "2", "--seed-problems", "2"]  # fmt: skip
+         "--max-prime", "13", "--eval-problems", "2", "--seed-problems", "2",
+         "--precision", "float32"]  # fmt: skip
 
 
 def odd_model(folder: Path, kind: str, template: str | None = None, **settings) -> Path:
