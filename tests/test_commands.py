@@ -127,4 +127,4 @@ def test_benchmarks_have_the_same_style(file, tmp_path):
     assert refused.stderr.startswith("--no-such=1: is not a flag of this program; ")
     assert len(refused.stderr.splitlines()) == 1
     assert page.returncode == 0 and "--help" in page.stdout and page.stderr == ""
-    assert len(BENCHMARKS) == 7 and list(tmp_path.iterdir()) == []
+    assert len(BENCHMARKS) == 8 and list(tmp_path.iterdir()) == []
