@@ -31,9 +31,9 @@ class MockBackbone(nn.Module):
         self.table = nn.Embedding(config.vocab_size, config.vocab_size)
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> BaseModelOutputWithPast:
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.table(input_ids), past_key_values=DynamicCache()
-        )
+        # The old name of `cache`, which transformers 5.23 has alone and 5.24 takes too.
+        kept: dict[str, Any] = {"past_key_values": DynamicCache()}
+        return BaseModelOutputWithPast(last_hidden_state=self.table(input_ids), **kept)
 
 
 class MockTransformer(PreTrainedModel):
@@ -61,6 +61,5 @@ class MockTransformer(PreTrainedModel):
 
     def forward(self, input_ids: torch.Tensor, **kwargs: Any) -> CausalLMOutputWithPast:
         output = self.model(input_ids)
-        return CausalLMOutputWithPast(
-            logits=self.head(output.last_hidden_state), past_key_values=output.past_key_values
-        )
+        kept: dict[str, Any] = {"past_key_values": output.past_key_values}
+        return CausalLMOutputWithPast(logits=self.head(output.last_hidden_state), **kept)
