@@ -115,15 +115,14 @@ class SamplingMetrics:
         self._difference = self._differences = self._ratio = self._kl = 0.0
 
     def add(self, batch: MiniBatch, logprobs: torch.Tensor, entropy: torch.Tensor) -> None:
-        """logprobs, entropy: (n, length) of the responses of `batch`, whose old ones are the
-        sampler's."""
+        """logprobs, entropy: (n, length) of the responses of `batch`, whose old ones are the sampler's.
+        All are on the CPU, as float64 is not everywhere."""
         mask = batch.response_mask
-        # float64 is the CPU's alone: an Apple GPU has none.
-        log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0).cpu().double()
-        counts = batch.counts.cpu().double()
+        log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0).double()
+        counts = batch.counts.double()
         self._difference = max(self._difference, log_ratio.abs().max().item())
         self._differences += (log_ratio.abs().sum(1) @ counts).item()
-        self._ratio = max(self._ratio, torch.where(mask.cpu(), log_ratio.exp(), 0.0).max().item())
+        self._ratio = max(self._ratio, torch.where(mask, log_ratio.exp(), 0.0).max().item())
         self._kl += ((log_ratio.expm1() - log_ratio).sum(1) @ counts).item()
         entropies = (entropy.sum(1) * batch.counts).tolist()
         tokens = (mask.sum(1) * batch.counts).tolist()

@@ -27,7 +27,7 @@ settle()
 
 from transformers.utils import logging as transformers_logging
 
-from constants import MAXIMUM_PRIME, MINIMUM_PRIME
+from constants import DEFAULT_MAX_PRIME, MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import TASKS, TaskType
 from model.args import DEVICE
 from model.eval.asking import FORMS, ProblemError, answer, propose, read_problem
@@ -42,7 +42,9 @@ from utils.attention import avoid_cudnn_attention
 
 PROMPT = "> "
 REFUSALS = ArgumentError, PolicyError, CheckpointError, RunDirectoryError
-DEFAULT_SPAN = dict(min_prime=MINIMUM_PRIME, max_prime=31)  # of a model from elsewhere
+DEFAULT_SPAN = dict(
+    min_prime=MINIMUM_PRIME, max_prime=DEFAULT_MAX_PRIME
+)  # of a model from elsewhere
 HELP = f"""a problem, one of x, y and p left open, as {FORMS}
 propose TASK: the model writes a problem of abduction, deduction or induction, or of any
 an empty line: a random problem

@@ -61,7 +61,7 @@ from utils.allocator import keep_freed_memory
 from utils.attention import avoid_cudnn_attention
 from utils.files import file_error, forbidden
 from utils.gpu_memory import card_memory, memory_metrics
-from utils.precision import MIXED_PRECISION, leave_unwritten_memory, precision_of, precision_on
+from utils.precision import MIXED_PRECISION, leave_unwritten_memory, precision_on
 from utils.processes import gather, same_weights
 from utils.signals import StopSignal
 from utils.string_formatting import PromptRenderer
@@ -99,7 +99,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
     args = gather([with_prompt_date(args)])[0]  # of one day in all processes
     recorder = Recorder(args, resumption) if accelerator.is_main_process else None  # one writes
     try:
-        return _train(args, resumption, accelerator, recorder)
+        return _train(args, resumption, accelerator, precision, recorder)
     except BaseException:  # an interrupt too
         if recorder is not None:
             recorder.discard()
@@ -111,7 +111,7 @@ def train(args: AZRArgs, resumption: Resumption | None = None) -> int:
 def _accelerator(args: AZRArgs, kind: str, precision: str) -> Accelerator:
     """accelerate on a device of this kind, in each of the run's processes. Raises ArgumentError where it
     takes another: its environment variables and an earlier run in this process have a say too."""
-    AcceleratorState._reset_state()  # of an earlier run in this process, in another precision perhaps
+    AcceleratorState._reset_state()  # whoever made one before in this process, in another precision perhaps
     accelerator = Accelerator(
         cpu=kind == "cpu",  # else it takes what it finds
         mixed_precision=MIXED_PRECISION[precision],
@@ -132,9 +132,10 @@ def _train(
     args: AZRArgs,
     resumption: Resumption | None,
     accelerator: Accelerator,
+    precision: str,
     recorder: Recorder | None,
 ) -> int:
-    """`train`, with what it writes through."""
+    """`train`, with what it runs on and what it writes through."""
     checkpoint = resumption.checkpoint if resumption else None
     say = recorder.say if recorder is not None else lambda line: None
     torch.use_deterministic_algorithms(accelerator.device.type == "cpu")
@@ -153,8 +154,7 @@ def _train(
         require_same_origin(args.model, policy.origin, state["origin"])
     followed = proposed_problems(args) if args.yoked_to else {}
     if recorder is not None:
-        device, precision = str(accelerator.device), precision_of(accelerator)
-        recorder.start(policy, device, precision, state)
+        recorder.start(policy, str(accelerator.device), precision, state)
     if why is not None:
         say(why)
     if args.warm_starts and state is None:
@@ -163,7 +163,7 @@ def _train(
         if recorder is not None:
             recorder.warm_started(loss, time.perf_counter() - started)
     trainer = AZRTrainer(policy, renderer, args, accelerator, followed=followed)
-    evaluator = Evaluator(policy, renderer, args)
+    evaluator = Evaluator(policy, renderer, args, trainer.sampling)
     first = 0
     if state is not None:
         restore(trainer, evaluator, state)
@@ -222,10 +222,10 @@ def _with_max_prime(
     def evaluator_of(max_prime: int) -> Evaluator:
         of_range = replace(asked, max_prime=max_prime)
         policy = one or ready(_policy(of_range, None), of_range)
-        return Evaluator(policy, PromptRenderer.for_policy(policy, of_range), of_range)
+        renderer = PromptRenderer.for_policy(policy, of_range)
+        return Evaluator(policy, renderer, of_range, accelerator.autocast)
 
-    with accelerator.autocast():
-        chosen, measured = choose_max_prime(asked, most, evaluator_of, say)
+    chosen, measured = choose_max_prime(asked, most, evaluator_of, say)
     args = replace(args, max_prime=chosen)
     if recorder is not None:
         recorder.decided(args, {"max_prime": measured})
@@ -273,11 +273,10 @@ def _loop(
         metrics, evaluated = dict(done.metrics) if done else {"step": 0}, []
         if step % args.eval_every == 0:
             started = time.perf_counter()
-            with trainer.sampling():
-                evaluated = evaluator.verdicts(problems)
-                metrics |= accuracy_metrics(evaluated)
-                if args.eval_uniform:
-                    metrics |= evaluator.uniform_reward()
+            evaluated = evaluator.verdicts(problems)
+            metrics |= accuracy_metrics(evaluated)
+            if args.eval_uniform:
+                metrics |= evaluator.uniform_reward()
             metrics["time/eval"] = time.perf_counter() - started
         metrics |= memory_metrics(trainer.accelerator.device)
         if recorder is not None:

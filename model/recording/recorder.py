@@ -57,8 +57,9 @@ class Recorder:
             self.run.write_measured(args, measured)
 
     def start(self, policy: Policy, device: str, precision: str, state: Mapping | None) -> None:
-        """The policy is there. precision: of the factors of its products. state: of the checkpoint that the run continues from, if any. Raises
-        CheckpointError where there is no room for a checkpoint, and RunDirectoryError."""
+        """The policy is there. precision: of the factors of its products. state: of the checkpoint that
+        the run continues from, if any. Raises CheckpointError where there is no room for a checkpoint, and
+        RunDirectoryError."""
         saved, step = ({}, None) if state is None else (state["recorder"], state["step"])
         self.tokenizer, self.best = policy.tokenizer, saved.get("best")
         weights = list(policy.model.parameters())

@@ -12,10 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 from model.args import ArgumentError, AZRArgs
+from utils.packages import package_folder
 
 TRACKERS = "wandb", "tensorboard", "trackio"  # flags, and the packages that they need
 PATIENCE = 20  # seconds that the end of a run waits for all of them
@@ -26,8 +26,7 @@ LOG = "{}.log"  # in the run directory: what the process of a tracker prints
 def require_packages(args: AZRArgs) -> None:
     """Raise ArgumentError where the package of a tracker is missing that is asked for."""
     for name in _asked_for(args):
-        found = find_spec(name)
-        if found is None or found.origin is None:  # a folder of that name is no package
+        if package_folder(name) is None:
             raise ArgumentError(f"--{name}: needs the package {name}; pip install {name}")
 
 

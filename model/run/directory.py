@@ -146,7 +146,8 @@ class RunDirectory:
         self, args: AZRArgs, ways: Mapping[str, str], resumed_at: int | None = None
     ) -> None:
         """config.json: resolved arguments, library versions, git commit, and `ways`: device, precision,
-        engine and its decoding. A run that is resumed at a step keeps those it began with, and adds the step and these to its list `resumed`."""
+        engine and its decoding. A run that is resumed at a step keeps those it began with, and adds the
+        step and these to its list `resumed`."""
         libraries = ("torch", "transformers", "accelerate")
         here = {
             "versions": {
@@ -177,7 +178,8 @@ class RunDirectory:
 
 @cache
 def git_commit() -> str | None:
-    """The commit this code stands at, "+" behind it where files differ, when it was first asked; None outside git."""
+    """The commit this code stands at, "+" behind it where files differ, when it was first asked; None
+    outside git."""
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--dirty=+"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
