@@ -15,12 +15,11 @@ by the area under its accuracy over completions (`--tune`); results are of seeds
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
@@ -30,7 +29,8 @@ from statistics import fmean
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from compute.reward import ANSWER_REWARDS
+from throughput import last_line
+
 from constants import TINY_MODEL
 from custom_types import TASKS, Policy, Problem
 from model.args import AZRArgs
@@ -44,9 +44,10 @@ from model.report.pictures import save_picture, sized
 from model.run.outputs import PICTURE, output_file
 from model.trainer import AZRTrainer
 from prime_inversion import generate_of_each_task
+from utils.environments.environment import Environment
+from utils.environments.for_trl import solver_dataset, solver_reward
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
-from utils.validate_by_executing import judge_solver
 
 TRL = 'trl==1.16.0 "datasets<5"'
 PROBLEMS, ATTEMPTS, STEPS, EVERY = 32, 8, 150, 10  # problems are of each task
@@ -72,9 +73,6 @@ class Setting:
     lr: float
     updates: int
     other: dict
-
-    def as_dict(self) -> dict:
-        return dict(lr=self.lr, updates=self.updates, other=self.other)
 
 
 @dataclass(frozen=True)
@@ -115,8 +113,8 @@ class Curve:
         self.spent, self.tokens, self.since = 0.0, 0, time.perf_counter()
 
     def step(self, number: int, tokens: int) -> None:
-        """A step is over. tokens: of its completions."""
-        self.spent += time.perf_counter() - self.since
+        """A step is over, 0 before training. tokens: of its completions."""
+        self.spent += time.perf_counter() - self.since if number else 0.0
         self.tokens += tokens
         if number % EVERY == 0:
             self.rows.append({
@@ -145,21 +143,22 @@ def ours(start, problems: Sequence[Sequence[Problem]], setting: Setting) -> list
 
 def trl(kind: str, start, problems: Sequence[Sequence[Problem]], setting: Setting) -> list[dict]:
     """TRL's GRPOTrainer or RLOOTrainer."""
-    from datasets import Dataset
     from transformers import TrainerCallback
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
     policy, renderer, args = start
-    span, asked = (args.min_prime, args.max_prime), [one for step in problems for one in step]
-    stops, tokens = set(policy.stop_ids), [0]
+    environment = Environment(
+        args.min_prime, args.max_prime, language=policy.prompts.name,
+        max_answer_tokens=args.max_answer_tokens,
+    )  # fmt: skip
+    asked = solver_dataset([one for step in problems for one in step], environment)
+    # tiny has no chat template: it reads the text.
+    asked = asked.map(lambda row: {"prompt": row["prompt"][0]["content"]})
+    pay, tokens = solver_reward(environment, policy.stop_ids), [0]
 
-    def reward(completions, completion_ids, number, **_):
-        """As in training: what has not ended within its limit is malformed."""
+    def reward(completion_ids, **row):
         tokens[0] += sum(map(len, completion_ids))
-        return [
-            ANSWER_REWARDS[judge_solver(text if ids[-1] in stops else "", asked[one], *span)]
-            for text, ids, one in zip(completions, completion_ids, number, strict=True)
-        ]
+        return pay(completion_ids=completion_ids, **row)
 
     class Watch(TrainerCallback):
         def on_train_begin(self, *_, **__):
@@ -171,7 +170,6 @@ def trl(kind: str, start, problems: Sequence[Sequence[Problem]], setting: Settin
                 tokens[0] = 0
 
     rows = len(TASKS) * PROBLEMS * ATTEMPTS
-    texts = [policy.tokenizer.decode(renderer.solver(one).ids) for one in asked]
     with tempfile.TemporaryDirectory() as folder:
         shared = dict(
             output_dir=folder, max_steps=len(problems) * setting.updates,
@@ -190,8 +188,7 @@ def trl(kind: str, start, problems: Sequence[Sequence[Problem]], setting: Settin
         ]
         made = trainer(
             policy.model, reward, args=config(**shared),
-            train_dataset=Dataset.from_list([{"prompt": text, "number": n} for n, text in enumerate(texts)]),
-            processing_class=policy.tokenizer, callbacks=[Watch()],
+            train_dataset=asked, processing_class=policy.tokenizer, callbacks=[Watch()],
         )  # fmt: skip
         curve = Curve(replace(policy, model=made.model), renderer, args)
         made.train()
@@ -245,16 +242,8 @@ def best_settings(runs: Sequence[dict]) -> dict[str, Setting]:
 
 def in_a_process(trainer: str, seed: int, setting: Setting) -> dict:
     """A run in a process of its own. Raises SystemExit with what it said, if it fails."""
-    wanted = {"trainer": trainer, "seed": seed, "setting": setting.as_dict()}
-    command = [sys.executable, __file__, "--run", json.dumps(wanted)]
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread())
-    if done.returncode:
-        raise SystemExit(f"{wanted} ended with {done.returncode}:\n{done.stderr}")
-    return {**wanted, "curve": json.loads(done.stdout.splitlines()[-1])}
-
-
-def one_thread() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
+    wanted = {"trainer": trainer, "seed": seed, "setting": asdict(setting)}
+    return {**wanted, "curve": json.loads(last_line(__file__, "--run", json.dumps(wanted)))}
 
 
 def summary(runs: Sequence[dict]) -> str:
@@ -334,11 +323,12 @@ def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
     else:
         best = best_settings(read(Path(args.tuned)))
         plan = [(trainer, seed, best[trainer]) for seed in SEEDS for trainer in TRAINERS]
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
     runs = []
     for trainer, seed, setting in plan:
         runs.append(in_a_process(trainer, seed, setting))
         print(
-            f"{trainer} seed {seed} {setting.as_dict()}: area {area(runs[-1]['curve']):.3f}",
+            f"{trainer} seed {seed} {asdict(setting)}: area {area(runs[-1]['curve']):.3f}",
             flush=True,
         )
         if output is not None:
