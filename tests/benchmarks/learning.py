@@ -1,6 +1,6 @@
 """What solver and trainer learn from the same problems: this program beside TRL's GRPO and RLOO.
 
-    python tests/benchmarks/learning.py --tune --output tuning.jsonl
+    python tests/benchmarks/learning.py --tune --jobs 2 --output tuning.jsonl
     python tests/benchmarks/learning.py --output diagrams/learning.jsonl --picture diagrams/learning.png
     python tests/benchmarks/learning.py --from diagrams/learning.jsonl --picture diagrams/learning.png
 
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import product
@@ -84,6 +85,9 @@ class LearningArgs(Flags):
     tuned: str = flag(
         str(TESTS.parent / "diagrams" / "learning_tuning.jsonl"),
         "file of --tune: who does best with what",
+    )
+    jobs: int = flag(
+        1, "runs at once, one core each; seconds are those of a machine so busy", least=1
     )
     output: str | None = flag(None, "file for a line of JSON of every run")
     picture: str | None = flag(None, "file for the curves, PNG")
@@ -262,8 +266,8 @@ def summary(runs: Sequence[dict]) -> str:
         }
         other = ", ".join(f"{name} {value}" for name, value in setting["other"].items())
         rows.append({
-            "trainer": trainer, "seeds": len(own), "learning rate": f"{setting['lr']:g}",
-            "updates a round": setting["updates"], "other": other,
+            "trainer": NAMES[trainer], "seeds": str(len(own)), "learning rate": f"{setting['lr']:g}",
+            "updates a round": str(setting["updates"]), "other": other,
             **{name: _spread([of(run["curve"]) for run in own]) for name, of in columns.items()},
         })  # fmt: skip
     return markdown_table(rows)
@@ -315,7 +319,7 @@ def main(argv: list[str]) -> int:
 
 
 def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
-    """Of an earlier comparison, or made here, one after the other."""
+    """Of an earlier comparison, or made here."""
     if args.from_ is not None:
         return read(Path(args.from_))
     if args.tune:
@@ -324,15 +328,16 @@ def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
         best = best_settings(read(Path(args.tuned)))
         plan = [(trainer, seed, best[trainer]) for seed in SEEDS for trainer in TRAINERS]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
-    runs = []
-    for trainer, seed, setting in plan:
-        runs.append(in_a_process(trainer, seed, setting))
-        print(
-            f"{trainer} seed {seed} {asdict(setting)}: area {area(runs[-1]['curve']):.3f}",
-            flush=True,
-        )
-        if output is not None:
-            output.write_text("".join(json.dumps(run) + "\n" for run in runs), encoding="utf-8")
+    runs: list[dict] = []
+    with ThreadPoolExecutor(args.jobs) as pool:
+        for run in pool.map(lambda one: in_a_process(*one), plan):
+            runs.append(run)
+            print(
+                f"{run['trainer']} seed {run['seed']} {run['setting']}: area {area(run['curve']):.3f}",
+                flush=True,
+            )
+            if output is not None:
+                output.write_text("".join(json.dumps(run) + "\n" for run in runs), encoding="utf-8")
     return runs
 
 

@@ -1,0 +1,63 @@
+"""`tests/benchmarks/learning.py`. Oracles: areas, means and the best setting by hand; for the curve of this
+program, which needs no TRL, what the steps draw and count."""
+
+import sys
+
+import pytest
+
+from constants import ROOT
+
+sys.path.append(str(ROOT / "tests" / "benchmarks"))
+
+import learning
+from learning import KEY, Setting, area, best_settings, grid, main, one_run, summary
+
+LOW, HIGH = {"lr": 1e-3, "updates": 1, "other": {}}, {"lr": 2e-3, "updates": 4, "other": {}}
+
+
+def run(trainer: str, seed: int, setting: dict, *accuracies: float) -> dict:
+    curve = [
+        {"step": 10 * i, "completions": 100 * i, "tokens": 400 * i, "seconds": 2.0 * i, KEY: one}
+        for i, one in enumerate(accuracies)
+    ]
+    return {"trainer": trainer, "seed": seed, "setting": setting, "curve": curve}
+
+
+def test_an_area_is_a_mean_of_trapezoids():
+    assert area(run("ours", 0, LOW, 0.0, 0.5, 0.5)["curve"]) == pytest.approx((0.25 + 0.5) / 2)
+
+
+def test_the_best_setting_has_the_best_mean_and_not_the_best_run():
+    runs = []
+    for trainer in learning.TRAINERS:
+        runs += [run(trainer, 100, LOW, 0.4, 0.4), run(trainer, 101, LOW, 0.4, 0.4)]
+        runs += [run(trainer, 100, HIGH, 0.7, 0.7), run(trainer, 101, HIGH, 0.0, 0.0)]
+    assert best_settings(runs) == dict.fromkeys(learning.TRAINERS, Setting(**LOW))
+
+
+def test_every_trainer_has_the_same_number_of_settings():
+    assert [len(grid(trainer)) for trainer in learning.TRAINERS] == [18, 18, 18]
+
+
+def test_a_line_has_the_mean_the_least_and_the_most():
+    said = summary([run("ours", 0, LOW, 0.0, 0.5), run("ours", 1, LOW, 0.0, 0.25)])
+    assert (
+        "0.375 (0.25 to 0.5)" in said
+        and "0.188 (0.125 to 0.25)" in said
+        and "TRL" not in said
+        and "this program" in said
+    )
+
+
+@pytest.mark.parametrize("jobs", ["0", "-1", "two"])
+def test_a_number_of_runs_at_once_that_is_none_is_refused(jobs, capsys):
+    assert main(["--jobs", jobs]) == 2
+    assert capsys.readouterr().err.startswith(f"--jobs {jobs}: must be ")
+
+
+def test_a_run_counts_its_completions_and_its_tokens_and_ends_where_it_ends_again():
+    setting = Setting(lr=1.25e-3, updates=4, other=dict(entropy_coef=0.1))
+    first, again = (one_run("ours", 100, setting, steps=10) for _ in range(2))
+    assert [row["completions"] for row in first] == [0, 7680]
+    assert 0 < first[1]["tokens"] <= 7680 * 8 and first[1]["seconds"] > 0
+    assert [row[KEY] for row in first] == [row[KEY] for row in again]
