@@ -4,7 +4,7 @@
     python tests/benchmarks/learning.py --output diagrams/learning.jsonl --picture diagrams/learning.png
     python tests/benchmarks/learning.py --from diagrams/learning.jsonl --picture diagrams/learning.png
 
-No proposals: each step has the same 96 problems with primes to 31, drawn uniformly with the step's seed, 8
+No proposals: each step has the same 96 problems with primes to 17, drawn uniformly with the step's seed, 8
 completions of each, and the rewards of training. All begin with the same `tiny` after the same warm
 start, sample at temperature 1 and take Adam steps without decay. Every run is a process of one thread.
 Greedy accuracy on all problems is measured every 10 steps; seconds are those of training alone.
@@ -51,7 +51,8 @@ from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
 TRL = 'trl==1.16.0 "datasets<5"'
-PROBLEMS, ATTEMPTS, STEPS, EVERY = 32, 8, 150, 10  # problems are of each task
+PROBLEMS, ATTEMPTS, STEPS, EVERY = 32, 8, 120, 10  # problems are of each task
+MAX_PRIME = 17  # a range that this program, on seed 100, learns within these steps
 SEEDS, TUNING_SEEDS = range(5), (100, 101)
 NAMES = {"ours": "this program", "grpo": "TRL, GRPO", "rloo": "TRL, RLOO"}
 TRAINERS = tuple(NAMES)
@@ -59,7 +60,7 @@ KEY = "eval/accuracy"
 
 # What is tried: learning rates, optimizer steps for each round of completions, and a second kind of setting
 # that a trainer has: the weight of an entropy bonus, or how advantages are scaled.
-RATES, UPDATES = (6e-4, 1.25e-3, 2.5e-3), (1, 4, 8)
+RATES, UPDATES = (6e-4, 1.25e-3, 2.5e-3), (1, 4, 16)
 OTHERS: dict[str, Sequence[dict]] = {
     "ours": [dict(entropy_coef=0.1), dict(entropy_coef=0.0)],
     "grpo": [dict(entropy_coef=0.1), dict(entropy_coef=0.0)],
@@ -202,8 +203,8 @@ def trl(kind: str, start, problems: Sequence[Sequence[Problem]], setting: Settin
 def one_run(trainer: str, seed: int, setting: Setting, steps: int = STEPS) -> list[dict]:
     """The curve of a trainer with a setting. The problems and the warm start are the seed's."""
     args = AZRArgs(
-        model=TINY_MODEL, seed=seed, proposer="none", refill="uniform", batch_size=PROBLEMS,
-        n_attempts=ATTEMPTS, lr_hold=10**6,
+        model=TINY_MODEL, seed=seed, max_prime=MAX_PRIME, proposer="none", refill="uniform",
+        batch_size=PROBLEMS, n_attempts=ATTEMPTS, lr_hold=10**6,
     )  # fmt: skip
     policy = load_policy(args)
     renderer = PromptRenderer.for_policy(policy, args)
