@@ -150,6 +150,7 @@ def test_a_part_that_does_not_end_well_leaves_what_it_has(part, status, reason, 
     """And the rest goes on, since nothing is raised here."""
     monkeypatch.setitem(gpu_check.PARTS, "decode", part)
     monkeypatch.setattr(gpu_check, "GRACE", 0.0)
+    monkeypatch.setattr(gpu_check, "CLOSING", 1.0)
     record, saved = {}, []
     args = GpuCheckArgs(device="cpu", seconds=1)
     context = multiprocessing.get_context("fork")

@@ -22,30 +22,56 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
 
 
-def trained(folder: Path, processes: int, steps: int, **changes: int | str) -> list[dict]:
-    """What each process leaves behind."""
+def trained(
+    folder: Path, processes: int, runs: dict[str, tuple[int, dict]]
+) -> dict[str, list[dict]]:
+    """What each process leaves behind of each run, of so many steps and with these arguments."""
     folder.mkdir()
-    flags = [f"{name}={value}" for name, value in changes.items()]
-    program = [
-        str(ROOT / "tests" / "helpers" / "one_of_several.py"),
-        str(folder),
-        str(steps),
-        *flags,
-    ]
+    program = [str(ROOT / "tests" / "helpers" / "one_of_several.py"), str(folder), json.dumps(runs)]
     launcher = [*TORCHRUN, str(processes)] if processes > 1 else [sys.executable]
     result = subprocess.run([*launcher, *program], env=ENVIRONMENT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    return [torch.load(folder / f"{rank}.pt") for rank in range(processes)]
+    return {
+        name: [torch.load(folder / f"{name}.{rank}.pt") for rank in range(processes)]
+        for name in runs
+    }
+
+
+UNEVEN = {
+    # Updates in which one has nothing to do.
+    "fewer rows than processes": dict(batch_size=1, n_attempts=1, minibatches=16),
+    "other numbers of parts": dict(
+        batch_size=3, n_attempts=3, minibatches=5, microbatch_tokens=40, rollout_rows=4
+    ),
+}
+USUAL = "usual"
+
+
+def runs(steps: int, **changes) -> dict[str, tuple[int, dict]]:
+    """A usual one of so many steps, and a step of uneven work of each kind."""
+    uneven = {name: (1, different | changes) for name, different in UNEVEN.items()}
+    return {USUAL: (steps, changes), **uneven}
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory) -> dict:
-    return trained(tmp_path_factory.mktemp("alone") / "run", 1, 1)[0]
+def alone(tmp_path_factory) -> dict[str, dict]:
+    found = trained(tmp_path_factory.mktemp("alone") / "runs", 1, runs(1))
+    return {name: processes[0] for name, processes in found.items()}
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> list[dict]:
-    return trained(tmp_path_factory.mktemp("together") / "run", 2, 3)
+def one(alone) -> dict:
+    return alone[USUAL]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> dict[str, list[dict]]:
+    return trained(tmp_path_factory.mktemp("together") / "runs", 2, runs(3))
+
+
+@pytest.fixture(scope="module")
+def two(together) -> list[dict]:
+    return together[USUAL]
 
 
 def test_two_processes_compute_the_gradient_of_one(one, two):
@@ -69,21 +95,11 @@ def test_two_processes_stay_the_same_process(two):
     assert [repr(row) for row in ours["metrics"]] == [repr(row) for row in theirs["metrics"]]
 
 
-UNEVEN = {
-    # Updates in which one has nothing to do.
-    "fewer rows than processes": dict(batch_size=1, n_attempts=1, minibatches=16),
-    "other numbers of parts": dict(
-        batch_size=3, n_attempts=3, minibatches=5, microbatch_tokens=40, rollout_rows=4
-    ),
-}
-
-
-@pytest.mark.parametrize("changes", UNEVEN.values(), ids=UNEVEN)
-def test_uneven_work_neither_hangs_nor_differs(tmp_path, changes):
-    (alone,) = trained(tmp_path / "one", 1, 1, **changes)
-    ours, theirs = trained(tmp_path / "two", 2, 1, **changes)
-    assert relative(ours["gradient"], alone["gradient"]) < 1e-5
-    assert ours["updates"] == theirs["updates"] == alone["updates"] > 1
+@pytest.mark.parametrize("name", UNEVEN)
+def test_uneven_work_neither_hangs_nor_differs(alone, together, name):
+    ours, theirs = together[name]
+    assert relative(ours["gradient"], alone[name]["gradient"]) < 1e-5
+    assert ours["updates"] == theirs["updates"] == alone[name]["updates"] > 1
     assert all(torch.equal(a, b) for a, b in zip(ours["weights"], theirs["weights"], strict=True))
 
 
@@ -91,9 +107,14 @@ def test_uneven_work_neither_hangs_nor_differs(tmp_path, changes):
 
 
 @pytest.fixture(scope="module", params=[2, 4])
-def sharing(request, tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("sharing") / "run"
-    return trained(folder, request.param, 2, shard="true")
+def shared_out(request, tmp_path_factory) -> dict[str, list[dict]]:
+    folder = tmp_path_factory.mktemp("sharing") / "runs"
+    return trained(folder, request.param, runs(2, shard=True))
+
+
+@pytest.fixture(scope="module")
+def sharing(shared_out) -> list[dict]:
+    return shared_out[USUAL]
 
 
 def test_processes_that_share_weights_out_compute_the_gradient_of_one(one, sharing):
@@ -114,48 +135,46 @@ def test_each_has_its_part_in_memory(one, sharing):
         assert 0.9 < process["bytes"] * len(sharing) / one["bytes"] < 1.1
 
 
-@pytest.mark.parametrize("changes", UNEVEN.values(), ids=UNEVEN)
-def test_uneven_work_and_shared_weights(tmp_path, changes):
-    (alone,) = trained(tmp_path / "one", 1, 1, **changes)
-    ours, theirs = trained(tmp_path / "two", 2, 1, **changes, shard="true")
-    assert relative(ours["gradient"], alone["gradient"]) < 1e-5
-    assert ours["updates"] == theirs["updates"] == alone["updates"] > 1
+@pytest.mark.parametrize("name", UNEVEN)
+def test_uneven_work_and_shared_weights(alone, shared_out, name):
+    first, *others = shared_out[name]
+    assert relative(first["gradient"], alone[name]["gradient"]) < 1e-5
+    for other in others:
+        assert other["updates"] == first["updates"] == alone[name]["updates"] > 1
 
 
-def sharded(folder: Path, steps: int, *flags: str) -> Path:
-    """A run of two processes that share the weights of a chat model out, to this step; or one that goes
-    on."""
-    again = ["--resume"] if (folder / "run").exists() else []
+def sharded(folder: Path, *resume: str) -> Path:
+    """A run of two processes that share the weights of a chat model out, in bfloat16 from weights in
+    float32; from a checkpoint on, if one is named."""
     settings = [
-        "--shard", "--model", str(folder.parent / "model"), "--run-dir", "run", "--batch-size", "2", "--max-prime",
-        "13", "--max-answer-tokens", "5", "--max-proposal-tokens", "6", "--microbatch-tokens", "3000", "--lr", "1e-3",
-        "--eval-every", "2", "--checkpoint-every", "2", "--eval-problems", "2", *flags,
+        "--shard", "--model", "model", "--run-dir", "run", "--batch-size", "2", "--max-prime", "13",
+        "--max-answer-tokens", "5", "--max-proposal-tokens", "6", "--microbatch-tokens", "3000", "--lr", "1e-3",
+        "--eval-every", "2", "--checkpoint-every", "2", "--eval-problems", "2", "--precision", "bfloat16",
+        "--total-steps", "4", *resume,
     ]  # fmt: skip
     result = subprocess.run(
-        [*TORCHRUN, "2", str(ROOT / "model" / "train.py"), *settings, "--total-steps", str(steps), *again],
+        [*TORCHRUN, "2", str(ROOT / "model" / "train.py"), *settings],
         cwd=folder, env=ENVIRONMENT, capture_output=True, text=True,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder / "run"
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_with_shared_weights_is_resumed_to_the_bit(tmp_path, precision):
-    """Its checkpoint is one that transformers loads, with all weights in it."""
+def test_a_run_with_shared_weights_is_resumed_to_the_bit(tmp_path):
+    """From the middle, in new processes, it comes to the same end. Its checkpoint is one that transformers
+    loads, with all weights in it."""
     save_model(tmp_path / "model")
-    (tmp_path / "whole").mkdir(), (tmp_path / "halves").mkdir()
-    whole = sharded(tmp_path / "whole", 4, "--precision", precision)
-    for steps in (2, 4):
-        halves = sharded(tmp_path / "halves", steps, "--precision", precision)
-    name = "checkpoints/step_000004/model.safetensors"
-    assert (whole / name).read_bytes() == (halves / name).read_bytes()
-    kept, begun = load_file(whole / name), load_file(tmp_path / "model" / "model.safetensors")
+    weights = sharded(tmp_path) / "checkpoints" / "step_000004" / "model.safetensors"
+    first, rows = weights.read_bytes(), [untimed(row) for row in logged(tmp_path)]
+    written = weights.stat().st_mtime_ns
+    sharded(tmp_path, "--resume", "run/checkpoints/step_000002")
+    assert weights.stat().st_mtime_ns > written and weights.read_bytes() == first
+    assert repr([untimed(row) for row in logged(tmp_path)]) == repr(rows) and len(rows) == 5
+    kept, begun = load_file(weights), load_file(tmp_path / "model" / "model.safetensors")
     assert {key: value.shape for key, value in kept.items()} == {
         key: value.shape for key, value in begun.items()
     }
     assert not all(torch.equal(kept[key], begun[key]) for key in kept)
-    rows = [[untimed(row) for row in logged(folder)] for folder in (whole.parent, halves.parent)]
-    assert repr(rows[0]) == repr(rows[1])
 
 
 def test_shared_weights_in_one_process_are_refused(tmp_path):

@@ -55,6 +55,7 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 }
 DONE, WRONG, SKIPPED, CUT_SHORT, FAILED = "done", "wrong", "skipped", "out of time", "failed"
 GRACE = 60.0  # seconds after which a part that does not look at its clock is killed
+CLOSING = 10.0  # seconds that a part whose results are here may take to end
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def run(part: str, args: GpuCheckArgs, context, record: dict, save: Callable[[],
         process.join()
         record["reason"] = f"its process ended with {process.exitcode}"
     finally:
-        process.join(timeout=10)
+        process.join(timeout=CLOSING)
         with suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.join()

@@ -1,7 +1,8 @@
-"""A process of `tests/test_processes.py`: `python one_of_several.py FOLDER STEPS [NAME=VALUE ...]`.
+"""A process of `tests/test_processes.py`: `python one_of_several.py FOLDER RUNS`.
 
-Trains `tiny` for STEPS steps, alone or as one of torchrun's processes, and leaves in FOLDER, by rank,
-the gradient of the first update before clipping and what every process must have in common.
+RUNS is JSON: of each run a name, its steps and the arguments that differ. Trains `tiny` once for each, alone
+or as one of torchrun's processes, and leaves in FOLDER, by name and rank, the gradient of the first update
+before clipping and what every process must have in common.
 """
 
 import json
@@ -31,10 +32,9 @@ def _bytes(tensor: torch.Tensor) -> int:
     return own.untyped_storage().nbytes()
 
 
-def main(folder: str, steps: str, *changes: str) -> None:
-    values = {name: json.loads(value) for name, value in (change.split("=") for change in changes)}
-    args = AZRArgs(**{**SMALL, **values, "max_grad_norm": 1e9})
-    accelerator = Accelerator(cpu=True)
+def trained(accelerator: Accelerator, steps: int, changes: dict) -> dict:
+    """What a process has of a run."""
+    args = AZRArgs(**{**SMALL, **changes, "max_grad_norm": 1e9})
     rank = accelerator.process_index
     # Weights of the first process alone count: the others start from another seed.
     policy = build_tiny(args.max_prime, seed=rank)
@@ -51,11 +51,11 @@ def main(folder: str, steps: str, *changes: str) -> None:
         step()
 
     trainer.learner.optimizer.step = keep_and_step
-    done = [trainer.step() for _ in range(int(steps))]
+    done = [trainer.step() for _ in range(steps)]
     last = done[-1].learned
     moments = trainer.learner.optimizer.state.values()
     states = [*trainer.learner.trained, *(state[name] for state in moments for name in MOMENTS)]
-    kept = {
+    return {
         "gradient": gradients[0],
         "bytes": sum(map(_bytes, states)),
         "weights": list(trainer.weights.state_dict().values()),
@@ -65,8 +65,14 @@ def main(folder: str, steps: str, *changes: str) -> None:
         "metrics": [untimed(step.metrics) for step in done],
         "updates": trainer.learner.updates,
     }
-    torch.save(kept, Path(folder) / f"{rank}.pt")
-    accelerator.wait_for_everyone()
+
+
+def main(folder: str, runs: str) -> None:
+    accelerator = Accelerator(cpu=True)
+    for name, (steps, changes) in json.loads(runs).items():
+        kept = trained(accelerator, steps, changes)
+        torch.save(kept, Path(folder) / f"{name}.{accelerator.process_index}.pt")
+        accelerator.wait_for_everyone()
     accelerator.end_training()
 
 
