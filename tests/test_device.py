@@ -68,14 +68,13 @@ def test_a_gpu_that_is_not_used_decides_no_model():
 ACCELERATE = """
 import os, sys
 sys.path[:0] = [{root!r}]
-import torch
-torch.cuda.is_available = lambda: {cuda}
-torch.backends.mps.is_available = torch.backends.mps.is_built = lambda: {mps}
-import accelerate.state
-accelerate.state.is_mps_available = lambda *_: {mps}
-accelerate.state.check_cuda_p2p_ib_support = lambda: True
+import accelerate.state, torch
 from model.args import AZRArgs
 from model.train import ArgumentError, _accelerator
+torch.cuda.is_available = lambda: {cuda}
+torch.backends.mps.is_available = torch.backends.mps.is_built = lambda: {mps}
+accelerate.state.is_mps_available = lambda *_: {mps}
+accelerate.state.check_cuda_p2p_ib_support = lambda: True
 try:
     print(_accelerator(AZRArgs(device={kind!r}), {kind!r}, "float32").device.type)
 except ArgumentError as error:

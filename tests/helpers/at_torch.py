@@ -11,7 +11,7 @@ import builtins, os, runpy, sys
 real = builtins.__import__
 def watched(name, *rest, **more):
     if name == "torch":
-        print("before torch:", os.environ.get(variable))
+        print("before torch:", os.environ.get(variable), flush=True)
         os._exit(0)
     return real(name, *rest, **more)
 builtins.__import__ = watched
