@@ -66,43 +66,51 @@ def test_a_gpu_that_is_not_used_decides_no_model():
 
 
 ACCELERATE = """
-import os, sys
-sys.path[:0] = [{root!r}]
+import json, os, sys
+sys.path[:0] = [sys.argv[1]]
 import accelerate.state, torch
 from model.args import AZRArgs
 from model.train import ArgumentError, _accelerator
-torch.cuda.is_available = lambda: {cuda}
-torch.backends.mps.is_available = torch.backends.mps.is_built = lambda: {mps}
-accelerate.state.is_mps_available = lambda *_: {mps}
-accelerate.state.check_cuda_p2p_ib_support = lambda: True
-try:
-    print(_accelerator(AZRArgs(device={kind!r}), {kind!r}, "float32").device.type)
-except ArgumentError as error:
-    print(error)
+
+def said(cuda, mps, kind, environment):
+    os.environ |= environment
+    torch.cuda.is_available = lambda: cuda
+    torch.backends.mps.is_available = torch.backends.mps.is_built = lambda: mps
+    accelerate.state.is_mps_available = lambda *_: mps
+    accelerate.state.check_cuda_p2p_ib_support = lambda: True
+    try:
+        return _accelerator(AZRArgs(device=kind), kind, "float32").device.type
+    except ArgumentError as error:
+        return error
+
+for case in json.loads(sys.argv[2]):
+    if os.fork() == 0:
+        print(said(*case), flush=True)
+        os._exit(0)
+    os.wait()
 """
+TAKEN = [
+    ((True, False, "cpu", {}), "cpu"),
+    ((True, False, "cuda", {}), "cuda"),
+    ((False, True, "cpu", {}), "cpu"),
+    ((False, True, "mps", {}), "mps"),
+    ((True, False, "cuda", {"ACCELERATE_USE_CPU": "true"}), "--device cuda: must be cpu, which "),
+    ((False, True, "mps", {"WORLD_SIZE": "2"}), "--device mps: must run in one process"),
+]
 
 
-@pytest.mark.parametrize(
-    ("cuda", "mps", "kind", "environment", "said"),
-    [
-        (True, False, "cpu", {}, "cpu"),
-        (True, False, "cuda", {}, "cuda"),
-        (False, True, "cpu", {}, "cpu"),
-        (False, True, "mps", {}, "mps"),
-        (True, False, "cuda", {"ACCELERATE_USE_CPU": "true"}, "--device cuda: must be cpu, which "),
-        (False, True, "mps", {"WORLD_SIZE": "2"}, "--device mps: must run in one process"),
-    ],
-)
 @needs_no_gpu
-def test_accelerate_takes_what_is_asked_for(cuda, mps, kind, environment, said):
-    """In a process of its own, since accelerate decides once. Mocks: what torch says that there is; nothing is
-    put on a device."""
-    code = ACCELERATE.format(root=str(ROOT), cuda=cuda, mps=mps, kind=kind)
+def test_accelerate_takes_what_is_asked_for():
+    """Each in a process of its own, since accelerate decides once. Mocks: what torch says that there is (cuda,
+    mps); nothing is put on a device."""
+    cases = json.dumps([case for case, _ in TAKEN])
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": "", **environment}
+        [sys.executable, "-c", ACCELERATE, str(ROOT), cases], capture_output=True, text=True, env={"PATH": ""}
     )  # fmt: skip
-    assert found.stdout.startswith(said), found.stdout + found.stderr
-    assert len(found.stdout.splitlines()) == 1
+    lines = found.stdout.splitlines()
+    assert len(lines) == len(TAKEN), found.stdout + found.stderr
+    for (case, wanted), line in zip(TAKEN, lines, strict=True):
+        assert line.startswith(wanted), case
 
 
 @needs_no_gpu
