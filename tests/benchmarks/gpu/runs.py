@@ -255,7 +255,7 @@ def smollm2(bench: Bench) -> None:
         started = time.perf_counter()
         folders = [runs.folder / f"seed{seed}" for seed in range(3)]
         flags = ["--model", "smollm2", "--total-steps", steps, "--eval-every", "25", "--quiet",
-                 "--checkpoint-every", "1000"]  # fmt: skip
+                 "--checkpoint-every", "1000", "--lr-half-life", "0"]  # fmt: skip
         processes = [
             runs.start(folder, *flags, "--seed", str(seed)) for seed, folder in enumerate(folders)
         ]
