@@ -1,6 +1,7 @@
 """`tests/benchmarks/learning.py`. Oracles: areas, means and the best setting by hand; for the curve of this
 program, which needs no TRL, what the steps draw and count."""
 
+import json
 import sys
 
 import pytest
@@ -61,3 +62,32 @@ def test_a_run_counts_its_completions_and_its_tokens_and_ends_where_it_ends_agai
     assert [row["completions"] for row in first] == [0, 7680]
     assert 0 < first[1]["tokens"] <= 7680 * 8 and first[1]["seconds"] > 0
     assert [row[KEY] for row in first] == [row[KEY] for row in again]
+
+
+def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch, capsys):
+    """A mock of the runs counts them; the best settings and TRL are stood in for."""
+    made = []
+
+    def one(asked):
+        made.append(asked)
+        asked = json.loads(asked)
+        return run(asked["trainer"], asked["seed"], asked["setting"], 0.0, 0.5)
+
+    monkeypatch.setattr(learning, "in_a_process", one)
+    monkeypatch.setattr(learning, "find_spec", lambda name: name)
+    tuned, output = tmp_path / "tuned.jsonl", tmp_path / "runs.jsonl"
+    tuned.write_text(
+        "".join(json.dumps(run(name, 100, LOW, 0.4, 0.4)) + "\n" for name in learning.TRAINERS)
+    )
+    argv = ["--tuned", str(tuned), "--output", str(output), "--jobs", "2"]
+    assert main(argv) == 0 and len(made) == len(set(made)) == 15
+    whole = output.read_text()
+    output.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    made.clear()
+    assert main(argv) == 0 and len(made) == 11 and output.read_text() == whole
+    said = capsys.readouterr().out
+    assert said.count("this program") == 2
+
+    output.write_text("somebody's\n")
+    assert main(argv) == 2 and output.read_text() == "somebody's\n"
+    assert capsys.readouterr().err.startswith(f"--output {output}: must not exist, unless")

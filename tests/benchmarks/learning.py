@@ -57,6 +57,7 @@ SEEDS, TUNING_SEEDS = range(5), (100, 101)
 NAMES = {"ours": "this program", "grpo": "TRL, GRPO", "rloo": "TRL, RLOO"}
 TRAINERS = tuple(NAMES)
 KEY = "eval/accuracy"
+MARK = '{"trainer": '  # how a line of --output begins
 
 # What is tried: learning rates, optimizer steps for each round of completions, and a second kind of setting
 # that a trainer has: the weight of an entropy bonus, or how advantages are scaled.
@@ -90,7 +91,9 @@ class LearningArgs(Flags):
     jobs: int = flag(
         1, "runs at once, one core each; seconds are those of a machine so busy", least=1
     )
-    output: str | None = flag(None, "file for a line of JSON of every run")
+    output: str | None = flag(
+        None, "file for a line of JSON of every run; runs that are in it are not made again"
+    )
     picture: str | None = flag(None, "file for the curves, PNG")
     run: str | None = flag(None, "one run, as JSON, and its curve as JSON")
 
@@ -245,10 +248,14 @@ def best_settings(runs: Sequence[dict]) -> dict[str, Setting]:
     return best
 
 
-def in_a_process(trainer: str, seed: int, setting: Setting) -> dict:
-    """A run in a process of its own. Raises SystemExit with what it said, if it fails."""
-    wanted = {"trainer": trainer, "seed": seed, "setting": asdict(setting)}
-    return {**wanted, "curve": json.loads(last_line(__file__, "--run", json.dumps(wanted)))}
+def wanted(trainer: str, seed: int, setting: Setting) -> str:
+    """A run by what it is of, as JSON."""
+    return json.dumps({"trainer": trainer, "seed": seed, "setting": asdict(setting)})
+
+
+def in_a_process(asked: str) -> dict:
+    """The wanted run, in a process of its own. Raises SystemExit with what it said, if it fails."""
+    return {**json.loads(asked), "curve": json.loads(last_line(__file__, "--run", asked))}
 
 
 def summary(runs: Sequence[dict]) -> str:
@@ -301,13 +308,13 @@ def main(argv: list[str]) -> int:
     try:
         args = parse(LearningArgs, argv, about=__doc__)
         if args.run is not None:
-            wanted = json.loads(args.run)
-            setting = Setting(**wanted["setting"])
-            print("\n" + json.dumps(one_run(wanted["trainer"], wanted["seed"], setting)))
+            asked = json.loads(args.run)
+            setting = Setting(**asked["setting"])
+            print("\n" + json.dumps(one_run(asked["trainer"], asked["seed"], setting)))
             return 0
         if args.from_ is None and not (find_spec("trl") and find_spec("datasets")):
             raise ArgumentError(f"TRL must be installed for this comparison; pip install {TRL}")
-        output = None if args.output is None else output_file(args.output)
+        output = None if args.output is None else output_file(args.output, MARK)
         picture = None if args.picture is None else output_file(args.picture, PICTURE)
         runs = _runs(args, output)
     except (ArgumentError, OSError) as error:
@@ -329,17 +336,21 @@ def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
         best = best_settings(read(Path(args.tuned)))
         plan = [(trainer, seed, best[trainer]) for seed in SEEDS for trainer in TRAINERS]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
-    runs: list[dict] = []
+    names = [wanted(*one) for one in plan]
+    before = read(output) if output is not None and output.exists() else []
+    made = {wanted(run["trainer"], run["seed"], Setting(**run["setting"])): run for run in before}
+    made = {name: made[name] for name in names if name in made}
     with ThreadPoolExecutor(args.jobs) as pool:
-        for run in pool.map(lambda one: in_a_process(*one), plan):
-            runs.append(run)
+        for run in pool.map(lambda name: made.get(name) or in_a_process(name), names):
+            made[wanted(run["trainer"], run["seed"], Setting(**run["setting"]))] = run
             print(
                 f"{run['trainer']} seed {run['seed']} {run['setting']}: area {area(run['curve']):.3f}",
                 flush=True,
             )
             if output is not None:
-                output.write_text("".join(json.dumps(run) + "\n" for run in runs), encoding="utf-8")
-    return runs
+                lines = [json.dumps(one) + "\n" for one in made.values()]
+                output.write_text("".join(lines), encoding="utf-8")
+    return list(made.values())
 
 
 def read(file: Path) -> list[dict]:
