@@ -236,8 +236,8 @@ def update_sizes(
         masks = 1 + layers * compute
     chunk = min(max(1, LOGIT_CHUNK_ELEMENTS // vocabulary), scored)
     # Tables of float32. Forward: z and its powers; with a floor, those of the likely tokens too.
-    # Backward: z, its gradient and a factor.
-    forward, backward = (12 if entropy_floor else 8), 12
+    # Backward: z, its gradient and a factor; with a floor, which tokens are unlikely.
+    forward, backward = (12, 13) if entropy_floor else (8, 12)
     # A bfloat16 copy and its gradient; then, if the output layer is tied to the embedding, a float32
     # gradient that waits for the embedding's. Chunks after the first find it there.
     output = [(vocabulary, hidden, 0 if rank else 4)]
