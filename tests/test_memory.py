@@ -161,7 +161,7 @@ UPDATES = [
     (AUTOCAST, "logits backward", KEEPING | WORDS), (FLOAT32, "logits backward", KEEPING | WORDS),
     (AUTOCAST, "logits forward", dict(num_hidden_layers=32)),
     (AUTOCAST, "logits forward", FLOOR | dict(num_hidden_layers=48, vocab_size=512)),
-    (FLOAT32, "logits backward", WORDS | FLOOR), (AUTOCAST, "logits forward", WORDS | FLOOR),
+    (FLOAT32, "logits backward", WORDS | FLOOR), (AUTOCAST, "logits backward", WORDS | FLOOR),
     (ADAPTERS, "layer backward", {}), (ADAPTERS, "layer backward", WIDE),
     (ADAPTERS, "logits backward", WORDS), (AUTOCAST, "layer backward", dict(row=512)),
 ]  # fmt: skip
