@@ -42,9 +42,8 @@ from utils.attention import avoid_cudnn_attention
 
 PROMPT = "> "
 REFUSALS = ArgumentError, PolicyError, CheckpointError, RunDirectoryError
-DEFAULT_SPAN = dict(
-    min_prime=MINIMUM_PRIME, max_prime=DEFAULT_MAX_PRIME
-)  # of a model from elsewhere
+# Of a model from elsewhere.
+DEFAULT_SPAN = dict(min_prime=MINIMUM_PRIME, max_prime=DEFAULT_MAX_PRIME)
 HELP = f"""a problem, one of x, y and p left open, as {FORMS}
 propose TASK: the model writes a problem of abduction, deduction or induction, or of any
 an empty line: a random problem

@@ -100,7 +100,7 @@ def test_other_commands_refuse_it_too(name, capsys):
 @pytest.mark.slow
 def test_bytes_that_are_no_text_on_a_real_command_line(tmp_path):
     (tmp_path / "given").mkdir()
-    for name in (b"--run-dir", b"--lr", b"--no-such"):
+    for name in (b"--model", b"--run-dir", b"--run-name", b"--resume", b"--lr", b"--no-such"):
         command = [sys.executable, str(ROOT / "model" / "train.py"), name, b"m\xff"]
         result = subprocess.run(command, cwd=tmp_path / "given", capture_output=True, check=False)
         said = result.stderr.decode("utf-8")

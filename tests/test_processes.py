@@ -143,14 +143,12 @@ def test_uneven_work_and_shared_weights(alone, shared_out, name):
         assert other["updates"] == first["updates"] == alone[name]["updates"] > 1
 
 
-def sharded(folder: Path, *resume: str) -> Path:
-    """A run of two processes that share the weights of a chat model out, in bfloat16 from weights in
-    float32; from a checkpoint on, if one is named."""
+def sharded(folder: Path, *flags: str) -> Path:
+    """A run of two processes that share the weights of a chat model out."""
     settings = [
         "--shard", "--model", "model", "--run-dir", "run", "--batch-size", "2", "--max-prime", "13",
         "--max-answer-tokens", "5", "--max-proposal-tokens", "6", "--microbatch-tokens", "3000", "--lr", "1e-3",
-        "--eval-every", "2", "--checkpoint-every", "2", "--eval-problems", "2", "--precision", "bfloat16",
-        "--total-steps", "4", *resume,
+        "--eval-every", "2", "--checkpoint-every", "2", "--eval-problems", "2", "--total-steps", "4", *flags,
     ]  # fmt: skip
     result = subprocess.run(
         [*TORCHRUN, "2", str(ROOT / "model" / "train.py"), *settings],
@@ -160,14 +158,16 @@ def sharded(folder: Path, *resume: str) -> Path:
     return folder / "run"
 
 
-def test_a_run_with_shared_weights_is_resumed_to_the_bit(tmp_path):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_with_shared_weights_is_resumed_to_the_bit(tmp_path, precision):
     """From the middle, in new processes, it comes to the same end. Its checkpoint is one that transformers
     loads, with all weights in it."""
     save_model(tmp_path / "model")
-    weights = sharded(tmp_path) / "checkpoints" / "step_000004" / "model.safetensors"
+    flags = "--precision", precision
+    weights = sharded(tmp_path, *flags) / "checkpoints" / "step_000004" / "model.safetensors"
     first, rows = weights.read_bytes(), [untimed(row) for row in logged(tmp_path)]
     written = weights.stat().st_mtime_ns
-    sharded(tmp_path, "--resume", "run/checkpoints/step_000002")
+    sharded(tmp_path, *flags, "--resume", "run/checkpoints/step_000002")
     assert weights.stat().st_mtime_ns > written and weights.read_bytes() == first
     assert repr([untimed(row) for row in logged(tmp_path)]) == repr(rows) and len(rows) == 5
     kept, begun = load_file(weights), load_file(tmp_path / "model" / "model.safetensors")

@@ -47,6 +47,7 @@ from model.trainer import AZRTrainer
 from prime_inversion import generate_of_each_task
 from utils.environments.environment import Environment
 from utils.environments.for_trl import solver_dataset, solver_reward
+from utils.files import replace_text
 from utils.string_formatting import PromptRenderer
 from utils.tables import markdown_table
 
@@ -341,15 +342,12 @@ def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
     made = {wanted(run["trainer"], run["seed"], Setting(**run["setting"])): run for run in before}
     made = {name: made[name] for name in names if name in made}
     with ThreadPoolExecutor(args.jobs) as pool:
-        for run in pool.map(lambda name: made.get(name) or in_a_process(name), names):
-            made[wanted(run["trainer"], run["seed"], Setting(**run["setting"]))] = run
-            print(
-                f"{run['trainer']} seed {run['seed']} {run['setting']}: area {area(run['curve']):.3f}",
-                flush=True,
-            )
-            if output is not None:
-                lines = [json.dumps(one) + "\n" for one in made.values()]
-                output.write_text("".join(lines), encoding="utf-8")
+        found = pool.map(lambda name: made.get(name) or in_a_process(name), names)
+        for name, run in zip(names, found, strict=True):
+            made[name] = run
+            print(f"{name}: area {area(run['curve']):.3f}", flush=True)
+            if output is not None:  # whole at any moment, whenever this is stopped
+                replace_text(output, "\n".join(map(json.dumps, made.values())))
     return list(made.values())
 
 
