@@ -37,7 +37,7 @@ def test_the_best_setting_has_the_best_mean_and_not_the_best_run():
 
 
 def test_every_trainer_has_the_same_number_of_settings():
-    assert [len(grid(trainer)) for trainer in learning.TRAINERS] == [18, 18, 18]
+    assert [len(grid(trainer)) for trainer in learning.TRAINERS] == [32] * 4
 
 
 def test_a_line_has_the_mean_the_least_and_the_most():
@@ -64,6 +64,13 @@ def test_a_run_counts_its_completions_and_its_tokens_and_ends_where_it_ends_agai
     assert [row[KEY] for row in first] == [row[KEY] for row in again]
 
 
+def test_with_advantage_grpo_the_same_answers_are_compared_otherwise():
+    """The first step's answers are those of the same policy; what is learned from them is not."""
+    setting = Setting(lr=1.25e-3, updates=4, other=dict(entropy_coef=0.1))
+    cells, groups = (one_run(name, 100, setting, steps=10) for name in ("ours", "ours_grpo"))
+    assert cells[0][KEY] == groups[0][KEY] and cells[1]["tokens"] != groups[1]["tokens"]
+
+
 def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch, capsys):
     """A mock of the runs counts them; the best settings and TRL are stood in for."""
     made = []
@@ -80,13 +87,13 @@ def test_an_interrupted_comparison_goes_on(tmp_path, monkeypatch, capsys):
         "".join(json.dumps(run(name, 100, LOW, 0.4, 0.4)) + "\n" for name in learning.TRAINERS)
     )
     argv = ["--tuned", str(tuned), "--output", str(output), "--jobs", "2"]
-    assert main(argv) == 0 and len(made) == len(set(made)) == 15
+    assert main(argv) == 0 and len(made) == len(set(made)) == 20
     whole = output.read_text()
     output.write_text("".join(whole.splitlines(keepends=True)[:4]))
     made.clear()
-    assert main(argv) == 0 and len(made) == 11 and output.read_text() == whole
+    assert main(argv) == 0 and len(made) == 16 and output.read_text() == whole
     said = capsys.readouterr().out
-    assert said.count("this program") == 2
+    assert said.count("this program |") == 2
 
     output.write_text("somebody's\n")
     assert main(argv) == 2 and output.read_text() == "somebody's\n"

@@ -1,4 +1,5 @@
-"""What solver and trainer learn from the same problems: this program beside TRL's GRPO and RLOO.
+"""What is learned from the same problems: this program, with two ways to compare rewards, beside TRL's GRPO
+and RLOO.
 
     python tests/benchmarks/learning.py --tune --jobs 2 --output tuning.jsonl
     python tests/benchmarks/learning.py --output diagrams/learning.jsonl --picture diagrams/learning.png
@@ -55,17 +56,24 @@ TRL = 'trl==1.16.0 "datasets<5"'
 PROBLEMS, ATTEMPTS, STEPS, EVERY = 32, 8, 120, 10  # problems are of each task
 MAX_PRIME = 17  # a range that this program, on seed 100, learns within these steps
 SEEDS, TUNING_SEEDS = range(5), (100, 101)
-NAMES = {"ours": "this program", "grpo": "TRL, GRPO", "rloo": "TRL, RLOO"}
+NAMES = {
+    "ours": "this program",
+    "ours_grpo": "this program, --advantage grpo",
+    "grpo": "TRL, GRPO",
+    "rloo": "TRL, RLOO",
+}
 TRAINERS = tuple(NAMES)
 KEY = "eval/accuracy"
 MARK = '{"trainer": '  # how a line of --output begins
 
 # What is tried: learning rates, optimizer steps for each round of completions, and a second kind of setting
 # that a trainer has: the weight of an entropy bonus, or how advantages are scaled.
-RATES, UPDATES = (6e-4, 1.25e-3, 2.5e-3), (1, 4, 16)
+RATES, UPDATES = (3e-4, 6e-4, 1.25e-3, 2.5e-3), (1, 4, 16, 48)
+BONUS = [dict(entropy_coef=0.1), dict(entropy_coef=0.0)]
 OTHERS: dict[str, Sequence[dict]] = {
-    "ours": [dict(entropy_coef=0.1), dict(entropy_coef=0.0)],
-    "grpo": [dict(entropy_coef=0.1), dict(entropy_coef=0.0)],
+    "ours": BONUS,
+    "ours_grpo": BONUS,
+    "grpo": BONUS,
     "rloo": [dict(normalize_advantages=True), dict(normalize_advantages=False)],
 }
 
@@ -136,11 +144,12 @@ class Curve:
         self.since = time.perf_counter()
 
 
-def ours(start, problems: Sequence[Sequence[Problem]], setting: Setting) -> list[dict]:
+def ours(start, problems: Sequence[Sequence[Problem]], setting: Setting, **chosen) -> list[dict]:
+    """This program's trainer, with what is chosen for all settings."""
     from accelerate import Accelerator
 
     policy, renderer, args = start
-    args = replace(args, lr=setting.lr, minibatches=setting.updates, **setting.other)
+    args = replace(args, lr=setting.lr, minibatches=setting.updates, **setting.other, **chosen)
     trainer = GivenProblems(policy, renderer, args, Accelerator(cpu=True), problems=problems)
     curve = Curve(policy, renderer, args)
     curve.step(0, 0)
@@ -218,6 +227,8 @@ def one_run(trainer: str, seed: int, setting: Setting, steps: int = STEPS) -> li
     start = policy, renderer, args
     if trainer == "ours":
         return ours(start, problems, setting)
+    if trainer == "ours_grpo":
+        return ours(start, problems, setting, advantage="grpo")
     return trl(trainer, start, problems, setting)
 
 
