@@ -76,7 +76,10 @@ class AZRArgs(Flags):
         choices=tuple(CARDS),
         changeable=True,
     )
-    plan: bool = flag(False, "print what the run needs of its GPU, loading no weights, and stop")
+    plan: bool = flag(
+        False,
+        "print what the run needs of a GPU, whatever --device is, loading no weights, and stop",
+    )
     trace: bool = flag(
         False,
         "with --plan: run a step of the model at full shape without numbers too, and print the memory it "

@@ -9,6 +9,8 @@ comes back is what was asked, what the model wrote, the verdict with what is rig
 text was. The renderer, the parser and the judge are those of training.
 """
 
+import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,18 +23,20 @@ from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
 
-from utils.before_torch import settle
+from utils.before_torch import interrupts, settle
 
 settle()
+if __name__ == "__main__":
+    interrupts(raised=False)
 
 from transformers.utils import logging as transformers_logging
 
-from constants import DEFAULT_MAX_PRIME, MAXIMUM_PRIME, MINIMUM_PRIME
+from constants import MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import TASKS, TaskType
 from model.args import DEVICE
 from model.eval.asking import FORMS, ProblemError, answer, propose, read_problem
 from model.eval.evaluator import Evaluator
-from model.eval.finished import is_trained, load_evaluator
+from model.eval.finished import load_evaluator
 from model.flags import ArgumentError, Flags, flag, parse, positional, shown
 from model.policy.load import PolicyError
 from model.run.checkpoints import CheckpointError
@@ -42,8 +46,7 @@ from utils.attention import avoid_cudnn_attention
 
 PROMPT = "> "
 REFUSALS = ArgumentError, PolicyError, CheckpointError, RunDirectoryError
-# Of a model from elsewhere.
-DEFAULT_SPAN = dict(min_prime=MINIMUM_PRIME, max_prime=DEFAULT_MAX_PRIME)
+COLDEST = 0.01  # of what samples, as in training
 HELP = f"""a problem, one of x, y and p left open, as {FORMS}
 propose TASK: the model writes a problem of abduction, deduction or induction, or of any
 an empty line: a random problem
@@ -61,7 +64,10 @@ class PlayArgs(Flags):
         None, "smallest p [the run's, or 5]", least=MINIMUM_PRIME, most=MAXIMUM_PRIME
     )
     max_prime: int | None = flag(
-        None, "largest p [the run's, or 31]", least=MINIMUM_PRIME, most=MAXIMUM_PRIME
+        None,
+        "largest p [the run's, or 31, or the largest that a small model has a word for]",
+        least=MINIMUM_PRIME,
+        most=MAXIMUM_PRIME,
     )
     temperature: float | None = flag(
         None,
@@ -76,6 +82,10 @@ class PlayArgs(Flags):
 
     def __post_init__(self):
         super().__post_init__()
+        if 0 < (self.temperature or 0) < COLDEST:
+            raise ArgumentError(
+                f"--temperature {self.temperature}: must be 0 or a number from {COLDEST} to 100"
+            )
         if len(self.model) > 1:
             raise ArgumentError(f"RUN {' '.join(map(shown, self.model))}: must be one of them")
 
@@ -84,8 +94,7 @@ class PlayArgs(Flags):
         """What is given of the arguments that a model is asked with."""
         names = "min_prime", "max_prime", "seed", "device"
         given = {name: getattr(self, name) for name in names}
-        known = {name: value for name, value in given.items() if value is not None}
-        return known if is_trained(self.model[0]) else DEFAULT_SPAN | known
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class Player:
@@ -149,7 +158,11 @@ def main(argv: Sequence[str]) -> int:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     avoid_cudnn_attention()
-    for stream, errors in ((sys.stdin, "replace"), (sys.stdout, "backslashreplace")):
+    for name, errors in (("stdin", "replace"), ("stdout", "backslashreplace")):
+        stream = getattr(sys, name)
+        if stream is None:
+            print(f"{name}: must be open", file=sys.stderr)
+            return 2
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors=errors)
     with suppress(ImportError):
@@ -159,16 +172,26 @@ def main(argv: Sequence[str]) -> int:
         (model,) = given.model
         evaluator = load_evaluator(model, **given.asking)
     except REFUSALS as error:
-        print(error, file=sys.stderr)
+        # What is a flag elsewhere stands alone here.
+        print(re.sub("^--model ", "RUN ", str(error)), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     args = evaluator.args
-    print(
-        f"{model}: primes {args.min_prime} to {args.max_prime}; type a problem, or help", flush=True
-    )
-    return play(Player(evaluator, given.temperature))
+    try:
+        print(
+            f"{model}: primes {args.min_prime} to {args.max_prime}; type a problem, or help",
+            flush=True,
+        )
+        return play(Player(evaluator, given.temperature))
+    except OSError as error:  # nobody reads any more, or there is no room for what is said
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the end of the process
+        if isinstance(error, BrokenPipeError):
+            return 128 + signal.SIGPIPE
+        print(f"stdout: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":
+    interrupts(raised=True)
     sys.exit(main(sys.argv[1:]))

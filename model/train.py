@@ -23,9 +23,11 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # runs from any folder
 
-from utils.before_torch import settle
+from utils.before_torch import interrupts, settle
 
 settle()
+if __name__ == "__main__":
+    interrupts(raised=False)
 
 import torch
 from accelerate import Accelerator
@@ -337,4 +339,5 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 if __name__ == "__main__":
+    interrupts(raised=True)
     sys.exit(main(sys.argv[1:]))

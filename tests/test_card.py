@@ -2,7 +2,10 @@
 two runs against each other."""
 
 import json
+import re
 import shlex
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -12,10 +15,13 @@ from huggingface_hub import ModelCard, ModelCardData
 from constants import CUDA_MODEL, SMOLLM2_HUB_ID, SMOLLM2_MODEL
 from custom_types import TASKS, Problem, TaskType
 from model.args import CHANGEABLE, parse_args
+from model.eval.finished import load_evaluator
 from model.policy.load import load_pretrained
 from model.presets import language_by_name
-from model.run.card import Card, counts, hub_id
+from model.proposers.table import PROPOSERS
+from model.run.card import PROBLEMS, Card, counts, hub_id
 from model.run.checkpoints import MANIFEST, damage, load_state
+from prime_inversion import all_problems
 
 # What the hub knows: https://huggingface.co/docs/hub/model-cards.
 FIELDS = {
@@ -58,7 +64,6 @@ def test_the_card_of_a_run_says_what_its_logs_say(half):
     config = json.loads((half / "config.json").read_text())
     assert "primes: 5 to 13\n" in card.text and "steps: 20," in card.text
     assert f"commit {config['git_commit']}, " in card.text and "last evaluation" not in card.text
-    assert "\n    5..13 solve 12 * y ≡ 1 (mod 13):\n" in card.text
     (line,) = [line for line in card.text.splitlines() if line.startswith("      python ")]
     again = parse_args(shlex.split(line)[2:])
     ours = {name: value for name, value in again.as_dict().items() if name not in CHANGEABLE}
@@ -66,6 +71,35 @@ def test_the_card_of_a_run_says_what_its_logs_say(half):
         name: value for name, value in config["args"].items() if name not in CHANGEABLE
     }
     assert again.total_steps == 20
+
+
+@pytest.mark.slow
+def test_what_the_card_shows_runs_and_is_what_the_solver_is_asked(half):
+    """Oracle: the evaluator's greedy answer to the problem with the largest prime."""
+    folder = half / "checkpoints" / "step_000020"
+    (shown,) = re.findall(r"```python\n(.+?)```", (folder / "README.md").read_text(), re.S)
+    assert "prompt = '5..13 solve 12 * y ≡ 1 (mod 13): '\n" in shown
+    done = subprocess.run(
+        [sys.executable, "-c", shown], cwd=folder, capture_output=True, text=True, check=True
+    )
+    (answer,) = load_evaluator(folder).solve([all_problems(TaskType.DEDUCTION, 5, 13)[-1]])
+    assert done.stdout.strip() == answer.text.strip() and r"\boxed{" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "argv, wanted",
+    [
+        ("", "proposed by the model itself, which is self-play\n- paid for: right answers, and valid proposals, by learnability\n"),
+        ("--reward format", "self-play\n- paid for: well-formed answers, and valid proposals\n"),
+        ("--proposer uniform", "problems: drawn uniformly\n- paid for: right answers\n"),
+        ("--proposer none --reward format", "of random ones\n- paid for: well-formed answers\n"),
+        ("--proposer decoy --reward variance", "beside them\n- paid for: right answers, and valid proposals, by variance\n"),
+    ],
+)  # fmt: skip
+def test_a_card_says_who_proposed_and_what_was_paid_for(argv, wanted):
+    text = card_of(*shlex.split(argv)).text(4, None, None)
+    assert wanted in text and text.count("self-play") == 2 * ("self-play" in wanted)
+    assert PROBLEMS.keys() == PROPOSERS.keys()
 
 
 @pytest.mark.slow
@@ -108,7 +142,7 @@ def test_a_resumed_run_knows_its_last_evaluation(tmp_path):
         "--model reasoner --batch-size 16",
         "--model smollm2 --lr 1e-4 --no-train-attempts",
         f"--model {CUDA_MODEL} --max-prime 61 --lora-rank 8 --prompt-date 2001-02-03 --train-attempts",
-        "--proposer yoked --yoked-to 'runs/a b'",
+        "--proposer yoked --yoked-to 'a b'",
     ],
 )
 def test_the_command_is_the_run(argv):
@@ -144,4 +178,7 @@ def test_a_local_folder_is_no_name_on_the_hub_and_its_place_is_not_told(tmp_path
         assert "As its base model's, `mine`" in card.text and "models" not in str(card)
         small = card_of("--model", model, "--max-prime", "13", language="compact")
         assert checked(small.text(4, None, None)).data.license == "mit"
+    monkeypatch.chdir(tmp_path / "models" / "mine")
+    here = card_of("--model", ".", "--max-prime", "13", "--proposer", "yoked", "--yoked-to", "/a/b")
+    assert "# mine after 4 steps" in here.text(4, None, None) and "/a/" not in here.command(4)
     assert hub_id("/no/such/folder") is None and hub_id("some/model") == "some/model"

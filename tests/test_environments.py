@@ -2,6 +2,7 @@
 the method, written out, on ten thousand texts; the renderer of training; the modules of a process of its
 own."""
 
+import pickle
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -170,6 +171,14 @@ def test_what_is_held_out_is_left_out():
         (dict(held_out=1), "held_out 1"),
         (dict(max_prime=5, held_out=0.01), "held_out 0.01"),  # holds out nothing
         (dict(language="latin"), "not latin"),
+        (dict(min_prime="5"), "min_prime '5': must be an integer"),
+        (dict(max_prime=None), "max_prime None: must be an integer"),
+        (dict(max_prime=31.5), "max_prime 31.5: must be an integer"),
+        (dict(held_out="0.25"), "held_out '0.25': must be a share"),
+        (dict(held_out=float("nan")), "held_out nan: must be a share"),
+        (dict(max_answer_tokens=0), "max_answer_tokens 0: must be an integer of at least 1"),
+        (dict(max_answer_tokens="x"), "max_answer_tokens 'x': must be an integer of at least 1"),
+        (dict(max_proposal_tokens=-5), "max_proposal_tokens -5: must be an integer of at least 1"),
     ],
 )
 def test_what_it_cannot_be_made_of_is_named(given, named):
@@ -200,6 +209,28 @@ def test_a_completion_that_was_cut_off_is_malformed_if_its_end_is_known():
     assert known.__name__ == "solver_reward"
 
 
+def test_the_reward_function_takes_what_trainers_hand_it():
+    """Nothing written, turns without a text and in parts, rows of another data set, another process."""
+    reward = pickle.loads(pickle.dumps(solver_reward(environment, stop_ids=[END])))
+    parts = [{"type": "text", "text": RIGHT[:4]}, {"type": "text", "text": RIGHT[4:]}]
+    said = [*([{"role": "assistant", "content": one}] for one in (None, parts, RIGHT)), [], ""]
+    ids = [[END], [1, END], [1, END], [], []]
+    given = columns([PROBLEM] * 5) | {"task": ["deduction"] * 2 + [None] + ["deduction"] * 2}
+    found = reward(completions=said, completion_ids=ids, **given)
+    assert found == [-1.0, 1.0, None, -1.0, -1.0] and reward.__name__ == "solver_reward"
+    assert solver_reward(environment)(completions=[RIGHT], **columns([PROBLEM])) == [1.0]
+    with pytest.raises(ValueError, match="completion_ids: must be given"):
+        reward(completions=[RIGHT], **columns([PROBLEM]))
+
+
 def test_rows_without_a_problem_are_refused():
     with pytest.raises(ValueError, match="is not 1 modulo 7"):
         problem_of("deduction", 2, 5, 7)
+
+
+@pytest.mark.parametrize("attempts", [RIGHT, "", [], ()])
+def test_a_proposal_is_paid_by_a_list_of_attempts(attempts):
+    proposal = r"\boxed{2 * y ≡ 1 (mod 7)}"
+    with pytest.raises(ValueError, match="attempts .*: must be a list of one text or more"):
+        learnability_reward(environment, proposal, "deduction", attempts)
+    assert learnability_reward(environment, "no problem", "deduction", attempts) == -1.0

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from test_cli import command
 from constants import ROOT
 from custom_types import TASKS, Problem, TaskType, Verdict
 from model import play
+from model.checkpoint import save_policy
 from model.engine.probe import logprobs_alone
 from model.eval.asking import ProblemError, answer, printable, propose, read_problem, right_answers
 from model.eval.evaluator import Evaluator
@@ -222,7 +224,13 @@ def test_in_a_terminal(half, typed, status):
     [
         ([], "RUN: must be given"),
         (["a", "b"], "RUN a b: must be one of them"),
-        (["no/such-model"], "--model no/such-model: "),
+        (["no/such-model"], "RUN no/such-model: is no local folder and cannot be had from"),
+        (["/no/such"], "use tiny, a local folder, or a hub id"),
+        (["x" * 300], "RUN xxx"),
+        (
+            ["tiny", "--temperature", "1e-39"],
+            "--temperature 1e-39: must be 0 or a number from 0.01",
+        ),
         ([str(ROOT / "diagrams/runs/seed0")], "seed0: is no run directory with a finished"),
         (["tiny", "--max-prime", "618"], "--max-prime 618: must be an integer from 5 to 617"),
         (["tiny", "--min-prime", "24", "--max-prime", "28"], "28: there must be a prime"),
@@ -233,6 +241,51 @@ def test_what_cannot_be_asked_is_one_sentence(argv, said, capsys, monkeypatch):
     assert play.main(argv) == 2
     out, error = capsys.readouterr()
     assert out == "" and said in error and len(error.strip().splitlines()) == 1
+
+
+def test_a_folder_as_it_is_uploaded_is_asked_in_the_range_of_its_words(warm_tiny, tmp_path, capsys):
+    """Without the arguments of its run, which had primes to 13."""
+    policy, _, args = warm_tiny
+    save_policy(policy, tmp_path, lora_rank=0)
+    evaluator = load_evaluator(tmp_path)
+    assert evaluator.args.max_prime == args.max_prime == 13
+    assert len(evaluator.solve(all_problems(TaskType.DEDUCTION, 5, 13))) > 0
+    assert play.main([str(tmp_path), "--max-prime", "17"]) == 2
+    assert "--max-prime 17: must be at most 13, the largest prime that " in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("around", "status", "said"),
+    [
+        ("yes '' | {} | head -1", 0, ""),
+        ("{} < /dev/null > /dev/full", 2, "stdout: No space left on device"),
+        ("{} < /dev/null >&-", 2, "stdout: must be open"),
+        ("{} <&-", 2, "stdin: must be open"),
+    ],
+)
+def test_whatever_becomes_of_its_words_it_leaves_no_traceback(half, around, status, said):
+    program = f"{shlex.quote(sys.executable)} {ROOT / 'model' / 'play.py'} {half}"
+    done = subprocess.run(
+        ["sh", "-c", around.format(program)], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stderr.strip()) == (status, said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["model/play.py", "model/train.py"])
+def test_ctrl_c_while_it_loads_says_nothing(command, tmp_path):
+    """At several moments of the import of torch, which takes seconds."""
+    for seconds in (0.3, 1.0, 2.0):
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / command), "--help"], cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=300)
+        # Before the interpreter has come to the program it says what it says of any.
+        assert said == b"" or b"play.py" not in said and b"train.py" not in said, said
 
 
 def test_a_checkpoint_of_another_version_is_one_sentence(tmp_path, capsys):

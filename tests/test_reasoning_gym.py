@@ -1,6 +1,7 @@
 """The problems in reasoning-gym. Oracles: the verifier of training on ten thousand texts; what every
 dataset of reasoning-gym promises."""
 
+import json
 import subprocess
 import sys
 from itertools import islice
@@ -40,7 +41,28 @@ def test_it_is_registered_and_keeps_its_promises():
     for entry in entries:
         assert entry["question"] == Environment().solver_text(problem_in(entry))
     assert one.score_answer(None, entries[0]) == one.score_answer("", entries[0]) == 0.0
-    assert reasoning_gym.get_score_answer_fn(NAME)(entries[0]["answer"], entries[0]) == 1.0
+    for no_text in (4, True, ["4"], b"4"):
+        assert one.score_answer(no_text, entries[0]) == 0.0
+
+
+def test_an_entry_is_scored_by_its_own_range():
+    """Whoever scores it, as after a round trip through JSON: 8 * 7 - 1 = 5 * 11, and 17 * 18 - 1 = 5 * 61."""
+    score = reasoning_gym.get_score_answer_fn(NAME)  # with the range by default
+    for low in (5, 7):
+        entries = dataset(min_prime=low, max_prime=61, size=300, seed=0)
+        for entry in json.loads(json.dumps(list(entries))):
+            assert score(entry["answer"], entry) == 1.0
+            assert score(r"\boxed{5}", entry) == entries.score_answer(r"\boxed{5}", entry)
+    metadata = {"source_dataset": NAME, "task": "induction", "x": 8, "y": 7, "p": 11}
+    for low, right in ((5, 1.0), (7, 0.0)):
+        entry = {"metadata": metadata | {"difficulty": {"p": [low, 31]}}}
+        assert score(r"\boxed{5}", entry) == right
+
+
+def test_an_entry_of_another_data_set_is_refused():
+    (entry,) = reasoning_gym.create_dataset("gcd", size=1, seed=0)
+    with pytest.raises(ValueError, match="entry: must be one of prime_inversion, not of gcd"):
+        dataset().score_answer(r"\boxed{5}", entry)
 
 
 def test_what_the_page_shows_runs():
@@ -52,7 +74,8 @@ def test_its_scores_agree_with_the_verifier():
     own = dataset(min_prime=SPAN[0], max_prime=SPAN[1], seed=0)
     for text, problem, reward in judged_answers():
         numbers = {name: getattr(problem, name) for name in ("task", "x", "y", "p")}
-        assert own.score_answer(text, {"metadata": numbers}) == (reward == 1.0), text[:200]
+        metadata = numbers | {"source_dataset": NAME, "difficulty": {"p": SPAN}}
+        assert own.score_answer(text, {"metadata": metadata}) == (reward == 1.0), text[:200]
 
 
 def test_it_mixes_with_other_datasets():
@@ -71,6 +94,16 @@ def test_what_is_held_out_is_left_out():
     assert not any(is_held_out(problem_in(entry), 0.25) for entry in entries)
 
 
-def test_a_range_without_primes_is_refused():
-    with pytest.raises(ValueError, match="min_prime 24, max_prime 28"):
-        dataset(min_prime=24, max_prime=28)
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        (dict(min_prime=24, max_prime=28), "min_prime 24, max_prime 28"),
+        (dict(size=-3), "size -3: must be an integer of at least 0"),
+        (dict(size=2.5), "size 2.5: must be an integer of at least 0"),
+        (dict(seed="x"), "seed 'x': must be an integer"),
+        (dict(max_answer_tokens=0), "max_answer_tokens 0: must be an integer of at least 1"),
+    ],
+)
+def test_what_it_cannot_be_made_of_is_named(given, said):
+    with pytest.raises(ValueError, match=said):
+        dataset(**given)

@@ -7,7 +7,9 @@ import sqlite3
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -256,7 +258,12 @@ def test_a_tracker_that_waits_for_ever_delays_nothing(untracked, tmp_path):
         os.mkfifo(pipe)
     places = {f"PIPE_{name}": str(pipe) for name, pipe in pipes.items()}
     flags = [f"--{name}" for name in pipes]
-    result = trained(tmp_path, *RUN, *flags, **places, PYTHONPATH=str(tmp_path / "stand_in"))
+    places["PYTHONPATH"] = str(tmp_path / "stand_in")
+    process = started(tmp_path, *RUN, *flags, **places)
+    while not (tmp_path / "run" / "report.html").exists():
+        time.sleep(0.1)
+    assert process.poll() is None  # it draws first, and waits then
+    result = ended(process)
     assert result.returncode == 0, result.stderr
     assert len(result.stderr.splitlines()) == len(pipes)
     assert_untouched(tmp_path / "run", untracked)
@@ -317,18 +324,26 @@ def trackio_history(folder: Path) -> dict[str, list[tuple[int, dict]]]:
 
 
 @pytest.mark.slow
-def test_tensorboard_and_trackio_continue_their_curves(untracked, tmp_path):
-    """The run goes on from step 2, though it had come to step 3: step 3 is there once."""
+def test_tensorboard_and_trackio_continue_their_curves(tmp_path):
+    """The run goes on from step 2, though it had come to step 3, first without its trackers, then with
+    them and in another place. Of what they had one row is lost and one is another's: in the end they
+    hold what the log holds."""
     pytest.importorskip("tensorboard", reason="pip install tensorboard")
     pytest.importorskip("trackio", reason="pip install trackio")
     place = dict(TRACKIO_DIR=str(tmp_path / "trackio"))
-    first = trained(tmp_path, *RUN, "--total-steps", "3", "--tensorboard", "--trackio", **place)
+    on = ["--tensorboard", "--trackio"]
+    first = trained(tmp_path, *RUN, "--total-steps", "3", *on, **place)
     assert (first.returncode, first.stderr) == (0, "")
-    checkpoint = "run/checkpoints/step_000002"
-    second = trained(tmp_path, "--resume", checkpoint, "--total-steps", "4", **place)
-    assert (second.returncode, second.stderr) == (0, "")
-    run = tmp_path / "run"
-    assert_untouched(run, untracked)
+    run, checkpoint = tmp_path / "run", "run/checkpoints/step_000002"
+    with sqlite3.connect(tmp_path / "trackio" / f"{PROJECT}.db") as database:
+        database.execute("delete from metrics where step = 0")
+        database.execute("update metrics set metrics = '{}' where step = 2")
+    off = ["--no-tensorboard", "--no-trackio"]
+    second = trained(tmp_path, "--resume", checkpoint, "--total-steps", "3", *off, **place)
+    run = run.rename(tmp_path / "moved")
+    third = trained(tmp_path, "--resume", "--run-dir", "moved", "--total-steps", "4", *on, **place)
+    for one in (second, third):
+        assert (one.returncode, one.stderr) == (0, "")
     wanted = [panels(metrics) for metrics in rows(run / "metrics.jsonl")]
     shown = tensorboard_history(run / "tensorboard")
     ((name, logged),) = trackio_history(tmp_path / "trackio").items()  # one run
@@ -372,6 +387,34 @@ def test_a_missing_package_is_one_sentence_before_anything_is_written(
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", f"--{name}: needs the package {name}; pip install {name}\n")
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("follower", "said"),
+    [
+        ("import os; os.kill(os.getpid(), 9)", "wandb ended early (Killed); metrics.jsonl is complete\n"),
+        ("raise SystemExit(3)", "wandb ended early (exit status 3); metrics.jsonl is complete\n"),
+        ("print('first\\n\\x1b[2Jlast\\t' + 'x' * 10**6)", "[2Jlast " + "x" * 492 + "...\n"),
+        ("input() if False else None", ""),
+    ],
+)  # fmt: skip
+def test_what_becomes_of_a_tracker_is_one_line(follower, said, tmp_path, monkeypatch, capsys):
+    """Stand-ins for its process, since none can be made to fail on purpose in each of these ways."""
+    (tmp_path / "follower.py").write_text(follower)
+    monkeypatch.setattr(trackers, "FOLLOWER", tmp_path / "follower.py")
+    args = replace(AZRArgs(), wandb=True)
+    found = trackers.Trackers(args, tmp_path, 0, 0, {"trackio": "of another time"})
+    found.release()
+    found.wait()
+    assert capsys.readouterr().err == said
+    assert found.ids.keys() == {"trackio", "wandb"}
+
+
+def test_a_sentence_about_a_tracker_is_one_line(capsys):
+    trackers.say("wandb", "stopped (ValueError: a\nb\x1b[31m " + "c" * 1000 + ")")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("wandb stopped (ValueError: a b [31m ccc") and line.isprintable()
+    assert line.endswith("...; metrics.jsonl is complete") and len(line) < 600
 
 
 def test_every_tracker_has_a_flag_a_sink_and_a_log():

@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 LARGEST_INT = 2**31 - 1
 
-# By which torch's allocator is told; the first that is there decides, and torch 2.11 to 2.13 know all.
+# By which torch's allocator is told; the first that is there decides, and torch 2.11 to 2.14 know all.
 ALLOCATOR_NAMES = "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_ALLOC_CONF"
 
 

@@ -22,9 +22,11 @@ from random import Random
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-from utils.before_torch import settle
+from utils.before_torch import interrupts, settle
 
 settle()
+if __name__ == "__main__":
+    interrupts(raised=False)
 
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
@@ -254,4 +256,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    interrupts(raised=True)
     sys.exit(main(sys.argv[1:]))

@@ -28,9 +28,11 @@ from typing import Any, NamedTuple
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])  # runs from any folder
 
-from utils.before_torch import settle
+from utils.before_torch import interrupts, settle
 
 settle()
+if __name__ == "__main__":
+    interrupts(raised=False)
 
 import numpy as np
 import torch
@@ -347,4 +349,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    interrupts(raised=True)
     sys.exit(main(sys.argv[1:]))

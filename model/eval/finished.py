@@ -12,14 +12,19 @@ from typing import Any
 
 import torch
 
-from constants import AUTO, EMBEDDED_MODELS
+from constants import AUTO, DEFAULT_MAX_PRIME, EMBEDDED_MODELS
 from custom_types import ROLES, Policy, Role
 from model.args import AZRArgs
 from model.engine.probe import fitted
 from model.eval.evaluator import Evaluator
 from model.policy.device import device_kind
 from model.policy.language import language
-from model.policy.load import load_policy, load_pretrained, require_words
+from model.policy.load import (
+    largest_named_prime,
+    load_policy,
+    load_pretrained,
+    require_words,
+)
 from model.presets import is_small, preset
 from model.run.checkpoints import VALUES, is_checkpoint, load_values, pointed_at
 from model.run.finished import FinishedRun, is_run
@@ -54,8 +59,9 @@ def trained_args(model: str | Path) -> AZRArgs:
 
 def load_asked(model: str | Path, **asking: Any) -> tuple[Policy, AZRArgs]:
     """The policy that a run, a checkpoint, or a value of `--model` names, on the CPU, and the arguments to
-    ask it with: those it was trained with or those of its preset, but for `asking`. Raises
-    PolicyError, ArgumentError, RunDirectoryError and CheckpointError."""
+    ask it with: those it was trained with or those of its preset, but for `asking`; without an upper end
+    of the range where a folder's words end, if they do. Raises PolicyError, ArgumentError,
+    RunDirectoryError and CheckpointError."""
     checkpoint = checkpoint_of(model) if is_trained(model) else None
     spoken = language(str(checkpoint or model))
     device_kind(asking.get("device", AUTO), spoken)  # before anything is loaded
@@ -64,7 +70,11 @@ def load_asked(model: str | Path, **asking: Any) -> tuple[Policy, AZRArgs]:
         policy = replace(load_pretrained(str(checkpoint)), name=str(model))
         require_words(policy, args.max_prime)
         return policy, args
-    values = preset(spoken) | dict(rollout_rows=MODEL_ROWS) | asking
+    values = preset(spoken) | dict(rollout_rows=MODEL_ROWS, max_prime=DEFAULT_MAX_PRIME) | asking
+    if is_small(spoken) and str(model) not in EMBEDDED_MODELS and "max_prime" not in asking:
+        policy = load_pretrained(str(model))
+        values["max_prime"] = largest_named_prime(policy)
+        return policy, AZRArgs(**values, model=str(model))
     args = AZRArgs(**values, model=str(model))
     return load_policy(args), args
 

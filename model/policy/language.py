@@ -3,6 +3,7 @@ values mean the same one. Looks into local folders, and opens nothing but their 
 """
 
 import json
+from os.path import isdir
 from pathlib import Path
 
 from model.presets import LANGUAGES, PRESETS, language_by_name
@@ -22,7 +23,7 @@ def same_model(one: str, other: str) -> bool:
     if one == other:
         return True
     named = LANGUAGES.keys() & {one, other}
-    return not named and Path(one).is_dir() and Path(one).resolve() == Path(other).resolve()
+    return not named and isdir(one) and Path(one).resolve() == Path(other).resolve()
 
 
 def _configured_language(model: str) -> str | None:

@@ -114,8 +114,8 @@ def require_words(policy: Policy, max_prime: int) -> None:
     """Raise PolicyError if a policy whose words are numbers has none for a number as large as that."""
     if is_small(policy.prompts.name) and str(max_prime) not in policy.tokenizer.get_vocab():
         raise PolicyError(
-            f"--max-prime {max_prime}: must be a number that {policy.name} has a word for; it was made "
-            f"for smaller primes"
+            f"--max-prime {max_prime}: must be at most {largest_named_prime(policy)}, the largest prime that "
+            f"{policy.name} has a word for"
         )
 
 

@@ -5,7 +5,7 @@ transformers by itself would fill what it does not find with random numbers, and
 """
 
 from collections.abc import Collection
-from pathlib import Path
+from os.path import isdir
 from typing import Any
 
 import torch
@@ -40,8 +40,8 @@ def in_short(error: Exception) -> str:
 
 def load_whole(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Model and tokenizer of the hub, its cache or a local folder. Raises PolicyError."""
-    advice = f"use --model {TINY_MODEL}, a local folder, or a hub id that can be reached"
-    if not Path(name).is_dir():
+    advice = f"use {TINY_MODEL}, a local folder, or a hub id that can be reached"
+    if not isdir(name):
         require_hub_model(name, advice)
     try:
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)

@@ -57,7 +57,7 @@ def main(order: str) -> None:
         for row in follow(run_dir / METRICS, position):
             sink.log(panels(row), step=row["step"])
         sink.finish()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         say(name, f"stopped ({type(error).__name__}: {error})")
         os._exit(1)  # what it would still wait for is lost
 

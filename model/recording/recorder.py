@@ -7,6 +7,7 @@ Steps and checkpoints go in, in the order of its methods: `start`, `warm_started
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class Recorder:
         """The run has ended: leave no trace of it if nothing was recorded yet."""
         if self.recorded:
             return
-        self._close_trackers()
+        self._of_trackers(Trackers.release)
+        self._of_trackers(Trackers.wait)
         self.run.discard()
 
     def decided(self, args: AZRArgs, measured: Mapping) -> None:
@@ -152,14 +154,15 @@ class Recorder:
         """The run is over and whole, whatever a library that draws or a full disk says now."""
         path, report = self.run.path, self.run.path / REPORT
         _attempt("logs", self.run.close)
-        self._close_trackers()
+        self._of_trackers(Trackers.release)
         _attempt(path / PLOTS, lambda: save_plots([path], path / PLOTS))
         _attempt(report, lambda: save_report([path], report))
         _attempt("the summary", self._say_end)
+        self._of_trackers(Trackers.wait)  # last, since it takes a while where they do
 
-    def _close_trackers(self) -> None:
+    def _of_trackers(self, action: Callable[[Trackers], None]) -> None:
         if self.trackers is not None:
-            _attempt("curves", self.trackers.close)
+            _attempt("curves", partial(action, self.trackers))
 
     def _say_end(self) -> None:
         last = self.run.checkpoints.path(self.run.checkpoints.steps()[-1])

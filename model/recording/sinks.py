@@ -4,7 +4,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -15,16 +15,19 @@ from model.recording.trackers import say
 PROJECT = "absolute-zero-prime-inversion"
 EVENTS = "tensorboard"  # in the run directory
 FLUSH = 10  # seconds after which TensorBoard can read a row
+ELSEWHERE = "TRACKIO_SERVER_URL", "TRACKIO_SPACE_ID"  # where trackio's runs are not on this machine
 
 
 @dataclass(frozen=True)
 class Order:
-    """A run to log. first: the step of its first row; there may have been later ones in a process that
-    died. id: the run's name among those of its tracker. config: its arguments."""
+    """A run to log. first: the step of its first row; its tracker may have later ones of a process that
+    died. id: the run's name among those of its tracker. known: whether earlier processes of the run
+    logged under it. config: its arguments."""
 
     run_dir: Path
     first: int
     id: str
+    known: bool
     config: Mapping[str, Any]
 
 
@@ -63,7 +66,7 @@ def wandb_sink(order: Order) -> Any:
 
 class TensorBoardSink:
     """Files of events in the run directory. They say at which step they begin, by which TensorBoard drops
-    what a process that died had logged of later ones."""
+    what earlier processes had logged from there on."""
 
     def __init__(self, order: Order):
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -87,8 +90,9 @@ class TensorBoardSink:
 
 
 class TrackioSink:
-    """A trackio run, where trackio keeps its runs; its environment variables name another place. Rows that
-    it has already, of a process that died, are the same and are left out."""
+    """A trackio run, where trackio keeps its runs; its environment variables name another place. On this
+    machine what earlier processes had logged of it is replaced; elsewhere it cannot be, and steps that
+    are there are left out."""
 
     def __init__(self, order: Order):
         import trackio
@@ -96,10 +100,15 @@ class TrackioSink:
         self._trackio = trackio
         # It greets, and says of a failure no more than a warning.
         warnings.showwarning = lambda message, *_: say("trackio", " ".join(str(message).split()))
+        if order.known and not any(os.environ.get(place) for place in ELSEWHERE):
+            with suppress(ValueError):  # no run of this project is there yet
+                for run in trackio.Api().runs(PROJECT):
+                    if run.name == order.id:
+                        run.delete()
         with redirect_stdout(StringIO()):
             self._run = trackio.init(
                 project=PROJECT,
-                name=f"{order.run_dir.name}-{order.id}",
+                name=order.id,
                 resume="allow",
                 config=dict(order.config),
                 embed=False,

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.metadata import version
+from os.path import isdir
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -17,6 +18,7 @@ from custom_types import TASKS, Policy, Problem, TaskType
 from model.args import CHANGEABLE, AZRArgs
 from model.flags import flag_name
 from model.presets import is_small, preset
+from model.proposers.table import PROPOSERS
 from prime_inversion import all_problems
 from utils.string_formatting import PromptRenderer
 
@@ -24,6 +26,20 @@ CARD = "README.md"
 HUB = "https://huggingface.co"
 PAPER = "https://arxiv.org/abs/2505.03335"
 LIBRARIES = "torch", "transformers"
+# Where a step's problems come from, by --proposer.
+PROBLEMS = {
+    "self": "proposed by the model itself, which is self-play",
+    "untrained": "proposed by the model itself, which did not learn from how they fared",
+    "frozen": "proposed by the model as it was before step 1",
+    "uniform": "drawn uniformly",
+    "log_uniform": "drawn, a prime p with weight 1/p",
+    "window": "drawn among the smallest primes, one more every few steps",
+    "adaptive": "drawn by how often each was solved last",
+    "yoked": "drawn uniformly, as many as another run's model proposed",
+    "replayed": "what another run's model proposed",
+    "decoy": "drawn uniformly; the model learned to propose others beside them",
+    "none": "drawn from a buffer of random ones",
+}
 
 Counts = Mapping[
     str, tuple[int, int]
@@ -33,7 +49,7 @@ Counts = Mapping[
 def hub_id(model: str) -> str | None:
     """The name on the hub of what a value of `--model` is; None for what the program builds itself and for
     a local folder."""
-    if model in EMBEDDED_MODELS or Path(model).is_dir():
+    if model in EMBEDDED_MODELS or isdir(model):
         return None
     if model == SMOLLM2_MODEL:
         return SMOLLM2_HUB_ID
@@ -52,8 +68,8 @@ def counts(evaluation: Mapping[str, Sequence]) -> Counts:
 
 @dataclass(frozen=True)
 class Card:
-    """What a card says of a run at any of its steps. base_model: as `hub_id` gives it. prompt: that a
-    problem is put to the solver with."""
+    """What a card says of a run at any of its steps. base_model: as `hub_id` gives it. prompt: the text that
+    a problem is put to the solver with, to its last space."""
 
     args: AZRArgs
     language: str
@@ -77,11 +93,11 @@ class Card:
         """The name of what was trained; of a local folder its last part alone."""
         args = self.args
         own = args.model in EMBEDDED_MODELS or self.base_model is not None
-        return args.model if own else Path(args.model).name
+        return args.model if own else Path(args.model).resolve().name
 
     def command(self, step: int) -> str:
-        """The command line of a run that ends at this step. Left out are what its preset has, and what may
-        change when a run is resumed."""
+        """The command line of a run that ends at this step. Left out are what its preset has, what may
+        change when a run is resumed, and the places of folders."""
         by_preset = AZRArgs(**preset(self.language), model=self.args.model)
         words = ["python", "model/train.py", "--model", self.model, "--total-steps", str(step)]
         for item in fields(AZRArgs):
@@ -93,7 +109,7 @@ class Card:
             if isinstance(value, bool):
                 words.append(flag if value else flag.replace("--", "--no-", 1))
             else:
-                words += [flag, str(value)]
+                words += [flag, Path(value).name if item.name == "yoked_to" else str(value)]
         return shlex.join(words)
 
     def front_matter(self, evaluated: Counts | None) -> ModelCardData:
@@ -104,6 +120,7 @@ class Card:
             kept = dict(license="other", license_name="that-of-the-base-model")
             if self.base_model is not None:
                 kept |= dict(base_model=self.base_model, license_link=f"{HUB}/{self.base_model}")
+        played = ["self-play"] if self.args.proposer == "self" else []
         results = [
             EvalResult(
                 task_type="text-generation",
@@ -119,7 +136,7 @@ class Card:
             **kept,
             library_name="transformers",
             pipeline_tag="text-generation",
-            tags=["absolute-zero", "self-play", "reinforcement-learning", "prime-inversion"],
+            tags=["absolute-zero", *played, "reinforcement-learning", "prime-inversion"],
             model_name=name if results else None,
             eval_results=results or None,
         )
@@ -134,17 +151,19 @@ class Card:
 {self.front_matter(evaluated).to_yaml()}
 ---
 
-# {self.model} after {step} steps of self-play on prime inversion
+# {self.model} after {step} steps on prime inversion
 
-A language model that wrote problems about `x * y ≡ 1 (mod p)`, solved them, and learned from a verifier's verdicts
-alone ([Absolute Zero]({PAPER})).
+A language model that learned to solve problems about `x * y ≡ 1 (mod p)` by reinforcement learning, with rewards from
+a verifier's verdicts. The method is that of [Absolute Zero]({PAPER}).
 
 ## Training
 
 - began as: {self._beginning()}
-- tasks: abduction (x is asked), deduction (y) and induction (p), as proposer and as solver
+- tasks: abduction (x is asked), deduction (y) and induction (p)
 - primes: {self._span}{held_out}
-- steps: {step}, each with {args.batch_size} proposals of each task and {args.n_attempts} attempts at each valid one
+- problems: {PROBLEMS[args.proposer]}
+- paid for: {self._paid_for()}
+- steps: {step}, each with at most {args.batch_size} new problems of each task and {args.n_attempts} attempts at each
 - code: commit {commit}, {versions}
 - command:
 
@@ -156,9 +175,19 @@ alone ([Absolute Zero]({PAPER})).
 
 ## Use
 
-The solver reads this and answers in `\\boxed{{}}`; the answer here is {self.problem.solution}:
+The solver reads a prompt like this one, to its last space, and answers in `\\boxed{{}}`; here {self.problem.solution}
+is right:
 
-{_indented(self.prompt)}
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."  # that this card lies in, or its name on the hub
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+prompt = {self.prompt!r}
+asked = tokenizer(prompt, add_special_tokens=False, return_tensors="pt")
+written = model.generate(**asked, max_new_tokens={args.max_answer_tokens}, do_sample=False)
+print(tokenizer.decode(written[0, asked["input_ids"].shape[1] :], skip_special_tokens=True))
+```
 
 ## Licence
 
@@ -176,6 +205,14 @@ The solver reads this and answers in `\\boxed{{}}`; the answer here is {self.pro
         taught = "form and arithmetic" if args.model == REASONER_MODEL else "form"
         warm = f", then a supervised warm start on {taught}" if args.warm_starts else ""
         return f"random weights{warm}"
+
+    def _paid_for(self) -> str:
+        args = self.args
+        answers = "well-formed answers" if args.reward == "format" else "right answers"
+        if not PROPOSERS[args.proposer].learns:
+            return answers
+        earned = "" if args.reward in ("constant", "format") else f", by {args.reward}"
+        return f"{answers}, and valid proposals{earned}"
 
     def _accuracy(self, step: int, evaluated_at: int | None, evaluated: Counts | None) -> str:
         if evaluated_at is None or not evaluated:
@@ -195,7 +232,3 @@ The solver reads this and answers in `\\boxed{{}}`; the answer here is {self.pro
         if is_small(self.language):
             return "MIT, as the program that made it."
         return f"As its base model's, `{self.base_model or self.model}`; see there."
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"    {line}".rstrip() for line in text.splitlines())

@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from os.path import isfile
 from pathlib import Path, PurePath
 
 import torch
@@ -148,7 +149,7 @@ class Checkpoints:
 def pointed_at(path: Path) -> Path:
     """The checkpoint that the file `latest` or `best` names; any other path itself. Raises
     CheckpointError."""
-    if path.name not in (LATEST, BEST) or not path.is_file():
+    if path.name not in (LATEST, BEST) or not isfile(path):
         return path
     try:
         return path.parent / path.read_text(encoding="utf-8").strip()
@@ -157,8 +158,8 @@ def pointed_at(path: Path) -> Path:
 
 
 def is_checkpoint(folder: str | Path) -> bool:
-    """Whether a folder is a checkpoint of a run, or looks like one."""
-    return (Path(folder) / VALUES).is_file()
+    """Whether a folder is a checkpoint of a run, or looks like one; False for what can be no folder."""
+    return isfile(Path(folder) / VALUES)
 
 
 def move(file: Path, folder: Path) -> None:

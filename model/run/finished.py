@@ -11,6 +11,7 @@ progress: the last line of a log is no row until it has its end.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from os.path import isfile
 from pathlib import Path
 
 from custom_types import Problem, TaskType
@@ -38,8 +39,8 @@ from model.run.rows import (
 
 
 def is_run(folder: str | Path) -> bool:
-    """Whether a folder is that of a run."""
-    return (Path(folder) / METRICS).is_file()
+    """Whether a folder is that of a run; False for what can be no folder."""
+    return isfile(Path(folder) / METRICS)
 
 
 def read_runs(run_dirs: Sequence[str | Path]) -> list["FinishedRun"]:

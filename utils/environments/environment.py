@@ -11,6 +11,7 @@ Each adapter beside this file says the same in the words of one library. Example
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from random import Random
 
 from compute.reward import compute_r_total, solve_rate_of
@@ -30,8 +31,8 @@ from utils.validate_by_executing import judge_proposer, judge_solver, judged_tex
 @dataclass(frozen=True)
 class Environment:
     """A range of primes, the share of its problems that is never trained on, a prompt language and how
-    long a response may be. Raises ValueError for a range or a share that leaves a task no problems, and
-    for an unknown language."""
+    long a response may be. Raises ValueError for what is no such number, for a range or a share that
+    leaves a task no problems, and for an unknown language."""
 
     min_prime: int = MINIMUM_PRIME
     max_prime: int = DEFAULT_MAX_PRIME
@@ -41,6 +42,8 @@ class Environment:
     max_proposal_tokens: int = CHAT_TOKENS
 
     def __post_init__(self) -> None:
+        require_integers(self, "min_prime", "max_prime")
+        require_integers(self, "max_answer_tokens", "max_proposal_tokens", least=1)
         low, high = self.span
         if not (MINIMUM_PRIME <= low and high <= MAXIMUM_PRIME and primes_between(low, high)):
             raise ValueError(
@@ -52,11 +55,13 @@ class Environment:
                 f"language must be one of {', '.join(PROMPT_SETS)}, not {self.language}"
             )
         share, kinds = self.held_out, (trained_problems, evaluated_problems)
-        if not 0 <= share < 1 or not all(
-            kind(t, low, high, share) for kind in kinds for t in TASKS
+        if (
+            not isinstance(share, Real)
+            or not 0 <= share < 1
+            or not all(kind(t, low, high, share) for kind in kinds for t in TASKS)
         ):
             raise ValueError(
-                f"held_out {share}: must be a share, at least 0 and less than 1, that holds out some "
+                f"held_out {share!r}: must be a share, at least 0 and less than 1, that holds out some "
                 f"problems of each task from {low} to {high} and leaves some; or 0"
             )
 
@@ -98,6 +103,19 @@ class Environment:
     ) -> tuple[Verdict, Problem | None]:
         """MALFORMED, INVALID or VALID for a task, by name, and with VALID the problem."""
         return judge_proposer(judged_text(text, finished), TaskType(task), *self.span)
+
+
+def require_integers(holder: object, *names: str, least: int | None = None) -> None:
+    """Raise ValueError for an attribute that is no integer, or is smaller than `least`."""
+    for name in names:
+        value = getattr(holder, name)
+        if (
+            not isinstance(value, Integral)
+            or isinstance(value, bool)
+            or (least is not None and value < least)
+        ):
+            bound = "" if least is None else f" of at least {least}"
+            raise ValueError(f"{name} {value!r}: must be an integer{bound}")
 
 
 def problem_of(task: str, x: int, y: int, p: int) -> Problem:

@@ -14,7 +14,7 @@ except ImportError as error:
 
 from constants import CHAT_TOKENS, DEFAULT_MAX_PRIME, MINIMUM_PRIME
 from custom_types import Verdict
-from utils.environments.environment import Environment, problem_of
+from utils.environments.environment import Environment, problem_of, require_integers
 from utils.string_formatting import format_answer
 
 NAME = "prime_inversion"
@@ -40,7 +40,10 @@ class PrimeInversionConfig:
         )
 
     def validate(self) -> None:
-        """Raises ValueError for a range or a share without problems."""
+        """Raises ValueError for what is no such number, and for a range or a share without problems."""
+        require_integers(self, "size", least=0)
+        if self.seed is not None:
+            require_integers(self, "seed")
         self.environment()
 
 
@@ -66,11 +69,17 @@ class PrimeInversionDataset(ProceduralDataset):
         }
 
     def score_answer(self, answer: str | None, entry: dict[str, Any]) -> float:
-        r"""1 if the response is correct, 0 if it is wrong or malformed. It is the whole response, or a
-        part of it that has the last `\boxed{}`."""
-        numbers = {name: entry["metadata"][name] for name in ("task", "x", "y", "p")}
-        verdict = self.environment.judge_answer(answer or "", problem_of(**numbers))
-        return float(verdict is Verdict.CORRECT)
+        r"""1 if the response is correct, 0 if it is wrong, malformed or no text. It is the whole response,
+        or a part of it that has the last `\boxed{}`. The range of p is that of the entry, whoever
+        scores it. Raises ValueError for an entry of another data set."""
+        of_entry = entry["metadata"]
+        if (source := of_entry.get("source_dataset")) != NAME:
+            raise ValueError(f"entry: must be one of {NAME}, not of {source}")
+        if not isinstance(answer, str):
+            return 0.0
+        problem = problem_of(*(of_entry[name] for name in ("task", "x", "y", "p")))
+        environment = Environment(*of_entry["difficulty"]["p"])
+        return float(environment.judge_answer(answer, problem) is Verdict.CORRECT)
 
 
 register_dataset(NAME, PrimeInversionDataset, PrimeInversionConfig)

@@ -1,7 +1,8 @@
 """For TRL's trainers: a dataset of solver prompts, a reward function for the answers, and what a proposal
 earns by the attempts at it. Only the dataset needs a package, and loads it when it is made."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from custom_types import Problem
@@ -35,44 +36,72 @@ def solver_dataset(problems: Iterable[Problem], environment: Environment) -> Any
     ])  # fmt: skip
 
 
+Completion = str | Sequence[Mapping[str, Any]]  # a text, or the turns of a conversation
+
+
 def solver_reward(
     environment: Environment, stop_ids: Collection[int] = ()
-) -> Callable[..., list[float]]:
+) -> Callable[..., list[float | None]]:
     """What a trainer takes as `reward_funcs`: completions, as texts or as turns, and the columns of
-    `solver_dataset` in; a reward each out.
+    `solver_dataset` in; a reward each out, and None where a row has no task, so that it is of another
+    data set.
 
     stop_ids: the token ids that end a completion. With them one that was cut off at its limit is
     malformed, as in training; without them it is judged by what it says so far, since TRL tells a reward
     function the ids of a completion but not which of them end it.
     """
 
-    def reward(
-        completions: Sequence[str | list[dict[str, str]]],
-        completion_ids: Sequence[Sequence[int]],
-        task: Sequence[str],
-        x: Sequence[int],
-        y: Sequence[int],
-        p: Sequence[int],
-        **_: Any,
-    ) -> list[float]:
-        problems = map(problem_of, task, x, y, p)
-        texts = (c if isinstance(c, str) else c[-1]["content"] for c in completions)
-        ended = (not stop_ids or ids[-1] in stop_ids for ids in completion_ids)
-        return [
-            answer_reward(environment.judge_answer(text, problem, finished))
-            for text, problem, finished in zip(texts, problems, ended, strict=True)
-        ]
-
-    reward.__name__ = "solver_reward"  # by which TRL logs it
+    reward = partial(
+        _rewards, environment, frozenset(stop_ids)
+    )  # which another process can be sent
+    reward.__name__ = "solver_reward"  # type: ignore[attr-defined]  # by which TRL logs it
     return reward
+
+
+def _rewards(
+    environment: Environment,
+    stop_ids: Collection[int],
+    *,
+    completions: Sequence[Completion],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    task: Sequence[str | None],
+    x: Sequence[int],
+    y: Sequence[int],
+    p: Sequence[int],
+    **_: Any,
+) -> list[float | None]:
+    ended = [True] * len(completions)
+    if stop_ids:
+        if completion_ids is None:
+            raise ValueError("completion_ids: must be given, since stop_ids are")
+        ended = [len(ids) > 0 and ids[-1] in stop_ids for ids in completion_ids]
+    rows = zip(completions, ended, task, x, y, p, strict=True)
+    return [
+        None
+        if name is None
+        else answer_reward(
+            environment.judge_answer(_text(said), problem_of(name, *numbers), finished)
+        )
+        for said, finished, name, *numbers in rows
+    ]
+
+
+def _text(said: Completion) -> str:
+    """Of turns that of the last one, which may be in parts."""
+    if not isinstance(said, str):
+        said = (said[-1].get("content") if said else "") or ""
+    return said if isinstance(said, str) else "".join(part.get("text") or "" for part in said)
 
 
 def learnability_reward(
     environment: Environment, proposal: str, task: str, attempts: Sequence[str]
 ) -> float:
     """What a proposal for a task, by name, earns, by the texts of the attempts at its problem; a text
-    that proposes none needs no attempts."""
+    that proposes none needs no attempts. Give an empty text for one that was cut off, which is
+    malformed in training. Raises ValueError for a valid proposal without attempts."""
     verdict, problem = environment.judge_proposal(proposal, task)
     if problem is None:
         return proposal_reward(verdict)
+    if isinstance(attempts, str) or not attempts:
+        raise ValueError(f"attempts {attempts!r}: must be a list of one text or more")
     return proposal_reward(verdict, [environment.judge_answer(text, problem) for text in attempts])

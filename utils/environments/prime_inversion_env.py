@@ -80,7 +80,8 @@ def request(references: list[Problem], environment: Environment) -> ProposerTask
 
 
 class PrimeInversionConfig(vf.TasksetConfig):
-    """The fields of `Environment`, and which problems are loaded."""
+    """The fields of `Environment` but the language, which is that of chat models, and which problems are
+    loaded."""
 
     min_prime: int = MINIMUM_PRIME
     max_prime: int = DEFAULT_MAX_PRIME
