@@ -177,7 +177,7 @@ def test_what_cannot_be_done_is_said_in_a_sentence(argv, said, capsys, monkeypat
 @pytest.mark.slow
 def test_a_run_of_smaller_primes_is_not_asked_about_larger_ones(whole, capsys):
     assert baselines.main(["--model", str(whole), "--max-prime", "17"]) == 2
-    assert "--max-prime 17: must be a number that" in capsys.readouterr().err
+    assert "--max-prime 17: must be at most 13, the largest prime that " in capsys.readouterr().err
 
 
 def test_several_samples_need_no_temperature():

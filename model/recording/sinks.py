@@ -43,7 +43,7 @@ def wandb_sink(order: Order) -> Any:
     """A wandb run, which is a `Sink`, online if there is a key and somebody to show it to."""
     import wandb
 
-    named = dict(project=PROJECT, name=order.run_dir.name, dir=str(order.run_dir))
+    named = dict(project=PROJECT, name=order.run_dir.resolve().name, dir=str(order.run_dir))
     unset = {key: v for key, v in named.items() if f"WANDB_{key.upper()}" not in os.environ}
     known = wandb.login(prompt=False, verify=False)
     mode = os.environ.get("WANDB_MODE") or ("online" if known else "offline")
