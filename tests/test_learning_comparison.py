@@ -11,7 +11,17 @@ from constants import ROOT
 sys.path.append(str(ROOT / "tests" / "benchmarks"))
 
 import learning
-from learning import KEY, Setting, area, best_settings, grid, main, one_run, summary
+from learning import (
+    KEY,
+    Setting,
+    area,
+    best_settings,
+    grid,
+    main,
+    of_best_settings,
+    one_run,
+    summary,
+)
 
 LOW, HIGH = {"lr": 1e-3, "updates": 1, "other": {}}, {"lr": 2e-3, "updates": 4, "other": {}}
 
@@ -34,6 +44,7 @@ def test_the_best_setting_has_the_best_mean_and_not_the_best_run():
         runs += [run(trainer, 100, LOW, 0.4, 0.4), run(trainer, 101, LOW, 0.4, 0.4)]
         runs += [run(trainer, 100, HIGH, 0.7, 0.7), run(trainer, 101, HIGH, 0.0, 0.0)]
     assert best_settings(runs) == dict.fromkeys(learning.TRAINERS, Setting(**LOW))
+    assert of_best_settings(runs) == [one for one in runs if one["setting"] == LOW]
 
 
 def test_every_trainer_has_the_same_number_of_settings():

@@ -14,6 +14,7 @@ Each trainer gets the setting that did best for it among the same number tried, 
 by the area under its accuracy over completions (`--tune`); results are of seeds 0 to 4.
 """
 
+import gzip
 import json
 import os
 import sys
@@ -94,7 +95,7 @@ class LearningArgs(Flags):
     tune: bool = flag(False, "try settings on the seeds for tuning instead of comparing the best")
     from_: str | None = flag(None, "file of an earlier comparison: draw it, and train nothing")
     tuned: str = flag(
-        str(TESTS.parent / "diagrams" / "learning_tuning.jsonl"),
+        str(TESTS.parent / "diagrams" / "learning_tuning.jsonl.gz"),
         "file of --tune: who does best with what",
     )
     jobs: int = flag(
@@ -260,6 +261,11 @@ def best_settings(runs: Sequence[dict]) -> dict[str, Setting]:
     return best
 
 
+def of_best_settings(runs: Sequence[dict]) -> list[dict]:
+    best = best_settings(runs)
+    return [run for run in runs if Setting(**run["setting"]) == best[run["trainer"]]]
+
+
 def wanted(trainer: str, seed: int, setting: Setting) -> str:
     """A run by what it is of, as JSON."""
     return json.dumps({"trainer": trainer, "seed": seed, "setting": asdict(setting)})
@@ -332,7 +338,7 @@ def main(argv: list[str]) -> int:
     except (ArgumentError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    print(summary(runs))
+    print(summary(of_best_settings(runs) if args.tune else runs))
     if picture is not None:
         draw(runs, picture)
     return 0
@@ -363,7 +369,10 @@ def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
 
 
 def read(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    """Of a file of runs, which may be compressed by gzip."""
+    content = file.read_bytes()
+    content = gzip.decompress(content) if file.suffix == ".gz" else content
+    return [json.loads(line) for line in content.decode().splitlines()]
 
 
 if __name__ == "__main__":
