@@ -51,9 +51,8 @@ def solver_reward(
     function the ids of a completion but not which of them end it.
     """
 
-    reward = partial(
-        _rewards, environment, frozenset(stop_ids)
-    )  # which another process can be sent
+    # Of a function of this file, so that another process can be sent it.
+    reward = partial(_rewards, environment, frozenset(stop_ids))
     reward.__name__ = "solver_reward"  # type: ignore[attr-defined]  # by which TRL logs it
     return reward
 
