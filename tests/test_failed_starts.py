@@ -231,7 +231,7 @@ def test_a_picture_or_a_report_that_cannot_be_written_costs_a_line(copy, stuck, 
             "report.html could not",
         ),
         (
-            "model.recording.recorder.Trackers.close",
+            "model.recording.recorder.Trackers.wait",
             OSError(32, "Broken pipe"),
             "curves could not",
         ),

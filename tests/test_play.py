@@ -158,12 +158,18 @@ def test_through_a_pipe(half, tmp_path):
     assert (again.returncode, again.stderr) == (0, "")  # an empty input
 
 
+def heed_ctrl_c() -> None:
+    """In a new process, whose parent may ignore it, as what a shell started in the background does."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """play.py in a terminal of its own, where Ctrl-C is a signal."""
 
     def __init__(self, *argv: str):
         self.pid, self.file = pty.fork()
         if self.pid == 0:
+            heed_ctrl_c()
             os.environ["TERM"] = "dumb"
             program = str(ROOT / "model" / "play.py")
             os.execv(sys.executable, [sys.executable, program, *argv])
@@ -280,6 +286,7 @@ def test_ctrl_c_while_it_loads_says_nothing(command, tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / command), "--help"], cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGINT)
