@@ -1,8 +1,8 @@
 """For TRL's trainers: a dataset of solver prompts, a reward function for the answers, and what a proposal
 earns by the attempts at it. Only the dataset needs a package, and loads it when it is made."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from custom_types import Problem
@@ -39,50 +39,51 @@ def solver_dataset(problems: Iterable[Problem], environment: Environment) -> Any
 Completion = str | Sequence[Mapping[str, Any]]  # a text, or the turns of a conversation
 
 
-def solver_reward(
-    environment: Environment, stop_ids: Collection[int] = ()
-) -> Callable[..., list[float | None]]:
-    """What a trainer takes as `reward_funcs`: completions, as texts or as turns, and the columns of
-    `solver_dataset` in; a reward each out, and None where a row has no task, so that it is of another
-    data set.
+@dataclass(frozen=True)
+class SolverReward:
+    """What a trainer takes as one of its `reward_funcs`, and may send to another process: completions and the
+    columns of `solver_dataset` in; a reward each out, and None where a row has no task, so that it is of
+    another data set."""
+
+    environment: Environment
+    stop_ids: Collection[int]
+    __name__ = "solver_reward"  # by which TRL logs it
+
+    def __call__(
+        self,
+        *,
+        completions: Sequence[Completion],
+        completion_ids: Sequence[Sequence[int]] | None = None,
+        task: Sequence[str | None],
+        x: Sequence[int],
+        y: Sequence[int],
+        p: Sequence[int],
+        **_: Any,
+    ) -> list[float | None]:
+        ended = [True] * len(completions)
+        if self.stop_ids:
+            if completion_ids is None:
+                raise ValueError("completion_ids: must be given, since stop_ids are")
+            ended = [len(ids) > 0 and ids[-1] in self.stop_ids for ids in completion_ids]
+        rewards: list[float | None] = []
+        for said, finished, name, *numbers in zip(completions, ended, task, x, y, p, strict=True):
+            if name is None:
+                rewards.append(None)
+                continue
+            problem = problem_of(name, *numbers)
+            verdict = self.environment.judge_answer(_text(said), problem, finished)
+            rewards.append(answer_reward(verdict))
+        return rewards
+
+
+def solver_reward(environment: Environment, stop_ids: Collection[int] = ()) -> SolverReward:
+    """The reward function for a trainer.
 
     stop_ids: the token ids that end a completion. With them one that was cut off at its limit is
     malformed, as in training; without them it is judged by what it says so far, since TRL tells a reward
     function the ids of a completion but not which of them end it.
     """
-
-    # Of a function of this file, so that another process can be sent it.
-    reward = partial(_rewards, environment, frozenset(stop_ids))
-    reward.__name__ = "solver_reward"  # type: ignore[attr-defined]  # by which TRL logs it
-    return reward
-
-
-def _rewards(
-    environment: Environment,
-    stop_ids: Collection[int],
-    *,
-    completions: Sequence[Completion],
-    completion_ids: Sequence[Sequence[int]] | None = None,
-    task: Sequence[str | None],
-    x: Sequence[int],
-    y: Sequence[int],
-    p: Sequence[int],
-    **_: Any,
-) -> list[float | None]:
-    ended = [True] * len(completions)
-    if stop_ids:
-        if completion_ids is None:
-            raise ValueError("completion_ids: must be given, since stop_ids are")
-        ended = [len(ids) > 0 and ids[-1] in stop_ids for ids in completion_ids]
-    rows = zip(completions, ended, task, x, y, p, strict=True)
-    return [
-        None
-        if name is None
-        else answer_reward(
-            environment.judge_answer(_text(said), problem_of(name, *numbers), finished)
-        )
-        for said, finished, name, *numbers in rows
-    ]
+    return SolverReward(environment, frozenset(stop_ids))
 
 
 def _text(said: Completion) -> str:
