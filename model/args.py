@@ -38,6 +38,7 @@ DEVICE: dict[str, Any] = dict(  # the flag of every command that runs a model
     "an Apple GPU, is not tested",
     choices=DEVICES,
 )
+TEMPERATURES: dict[str, Any] = dict(least=0.01, most=100)  # that float32 can divide logits by
 FOLLOWERS = "yoked", "replayed"  # the proposers of a run that follows another
 
 
@@ -160,7 +161,7 @@ class AZRArgs(Flags):
         choices=("auto", "float32", "bfloat16"),
     )
     temperature: float = flag(
-        1.0, "temperature of sampling, and of the probabilities in the update", least=0.01, most=100
+        1.0, "temperature of sampling, and of the probabilities in the update", **TEMPERATURES
     )
     max_proposal_tokens: int = flag(
         6, "a proposal that has not ended after so many tokens is malformed", least=1

@@ -43,6 +43,7 @@ def flag(
     least: float | None = None,
     most: float | None = None,
     above: float | None = None,
+    beside: Sequence[float] = (),
     choices: Sequence[str] | None = None,
     words: Sequence[str] = (),
     bare: str | None = None,
@@ -52,11 +53,13 @@ def flag(
     """A field with what its flag may be: an inclusive range, an open lower end, or a choice. Numbers
     without an end of their own go to `LIMIT`, or from minus that.
 
-    words: what may stand in the place of a number until the program has decided it, as `undecided`
+    beside: numbers outside the range that are allowed too. words: what may stand in the place of a number until the program has decided it, as `undecided`
     tells. bare: the value of the flag when the command line gives it none. changeable: whether a run may be
     resumed with another value. repeatable: whether it may be given several times; its value is a tuple.
     """
-    limits = dict(least=least, most=most, above=above, choices=choices, words=tuple(words))
+    limits = dict(
+        least=least, most=most, above=above, beside=beside, choices=choices, words=tuple(words)
+    )
     kind = dict(bare=bare, changeable=changeable, repeatable=repeatable, positional=None)
     return field(default=default, metadata={"help": help, **limits, **kind})
 
@@ -121,6 +124,7 @@ def _check_one(item: Field, value: Any) -> None:
     if ok and wanted in (int, float):
         least, most = _range(item)
         ok = least <= value <= most and (limits["above"] is None or value > limits["above"])
+        ok = ok or value in limits["beside"]
     if ok and wanted is str:
         ok = is_text(value)
     ok = ok and (limits["choices"] is None or value in limits["choices"])
@@ -151,7 +155,8 @@ def _range(item: Field) -> tuple[float, float]:
 
 def _allowed(item: Field) -> str:
     """What a field may be, as the end of a sentence."""
-    return " or ".join([_allowed_value(item), *item.metadata["words"]])
+    limits = item.metadata
+    return " or ".join([_allowed_value(item), *map(str, limits["beside"]), *limits["words"]])
 
 
 def _allowed_value(item: Field) -> str:

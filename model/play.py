@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from constants import MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import TASKS, TaskType
-from model.args import DEVICE
+from model.args import DEVICE, TEMPERATURES
 from model.eval.asking import FORMS, ProblemError, answer, propose, read_problem
 from model.eval.evaluator import Evaluator
 from model.eval.finished import load_evaluator
@@ -46,7 +46,6 @@ from utils.attention import avoid_cudnn_attention
 
 PROMPT = "> "
 REFUSALS = ArgumentError, PolicyError, CheckpointError, RunDirectoryError
-COLDEST = 0.01  # of what samples, as in training
 HELP = f"""a problem, one of x, y and p left open, as {FORMS}
 propose TASK: the model writes a problem of abduction, deduction or induction, or of any
 an empty line: a random problem
@@ -72,8 +71,8 @@ class PlayArgs(Flags):
     temperature: float | None = flag(
         None,
         "temperature of sampling; 0: greedy [0 for answers, the run's for proposals]",
-        least=0,
-        most=100,
+        **TEMPERATURES,
+        beside=(0,),
     )
     seed: int | None = flag(
         None, "seed of random problems and of sampling [the run's]", least=0, most=2**32 - 1
@@ -82,10 +81,6 @@ class PlayArgs(Flags):
 
     def __post_init__(self):
         super().__post_init__()
-        if 0 < (self.temperature or 0) < COLDEST:
-            raise ArgumentError(
-                f"--temperature {self.temperature}: must be 0 or a number from {COLDEST} to 100"
-            )
         if len(self.model) > 1:
             raise ArgumentError(f"RUN {' '.join(map(shown, self.model))}: must be one of them")
 

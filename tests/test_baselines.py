@@ -160,6 +160,7 @@ def test_what_was_trained_on_is_what_entered_the_updates(warm_tiny):
         (("--max-prime", "900"), "--max-prime 900: must be an integer from 5 to 617"),
         (("--samples", "0"), "--samples 0: must be an integer of at least 1"),
         (("--samples", "2", "--temperature", "0"), "must have a temperature above 0"),
+        (("--temperature", "1e-39"), "--temperature 1e-39: must be a number from 0.01 to 100 or 0"),
         (("--model", "no/such-model"), "--model no/such-model: "),
         (("--models", "tiny"), "did you mean --model?"),
         (("--model", str(ROOT / "diagrams/runs/seed0")), "seed0: must have a checkpoint"),

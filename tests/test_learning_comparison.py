@@ -61,6 +61,16 @@ def test_a_line_has_the_mean_the_least_and_the_most():
     )
 
 
+@pytest.mark.parametrize("content", ["", "{}\n", '{"trainer": "mine"}\n', "no JSON", "[1]\n"])
+@pytest.mark.parametrize("name", ["runs.jsonl", "runs.jsonl.gz"])
+def test_a_file_without_runs_is_one_sentence(content, name, tmp_path, capsys):
+    (tmp_path / name).write_text(content)
+    assert main(["--from", str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"--from {tmp_path / name}: must hold runs of this comparison (")
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("jobs", ["0", "-1", "two"])
 def test_a_number_of_runs_at_once_that_is_none_is_refused(jobs, capsys):
     assert main(["--jobs", jobs]) == 2

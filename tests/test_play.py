@@ -235,7 +235,7 @@ def test_in_a_terminal(half, typed, status):
         (["x" * 300], "RUN xxx"),
         (
             ["tiny", "--temperature", "1e-39"],
-            "--temperature 1e-39: must be 0 or a number from 0.01",
+            "--temperature 1e-39: must be a number from 0.01 to 100 or 0",
         ),
         ([str(ROOT / "diagrams/runs/seed0")], "seed0: is no run directory with a finished"),
         (["tiny", "--max-prime", "618"], "--max-prime 618: must be an integer from 5 to 617"),

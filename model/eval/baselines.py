@@ -33,7 +33,7 @@ from transformers.utils import logging as transformers_logging
 
 from constants import DEFAULT_SEED, MAXIMUM_PRIME, MINIMUM_PRIME
 from custom_types import Policy, Problem, Role, TaskType, Verdict
-from model.args import DEVICE, AZRArgs
+from model.args import DEVICE, TEMPERATURES, AZRArgs
 from model.eval.evaluator import evaluation_problems
 from model.eval.finished import checkpoint_of, evaluator_of, is_trained, load_asked, trained_args
 from model.eval.scores import PARTS, Scores, score_rows, tables
@@ -89,7 +89,10 @@ class BaselineArgs(Flags):
     )
     samples: int = flag(1, "k, answers to each problem, for pass@1 to pass@k", least=1)
     temperature: float | None = flag(
-        None, "temperature of sampling; 0: greedy [0 for one sample, 1 for more]", least=0, most=100
+        None,
+        "temperature of sampling; 0: greedy [0 for one sample, 1 for more]",
+        **TEMPERATURES,
+        beside=(0,),
     )
     seed: int = flag(DEFAULT_SEED, "seed of problems and samples", least=0, most=2**32 - 1)
     device: str = flag(**DEVICE)

@@ -59,9 +59,9 @@ def trained_args(model: str | Path) -> AZRArgs:
 
 def load_asked(model: str | Path, **asking: Any) -> tuple[Policy, AZRArgs]:
     """The policy that a run, a checkpoint, or a value of `--model` names, on the CPU, and the arguments to
-    ask it with: those it was trained with or those of its preset, but for `asking`; without an upper end
-    of the range where a folder's words end, if they do. Raises PolicyError, ArgumentError,
-    RunDirectoryError and CheckpointError."""
+    ask it with, but for `asking`: those it was trained with, or those of its preset with primes to 31, or in
+    a folder of a small language to where its words end. Raises PolicyError, ArgumentError, RunDirectoryError
+    and CheckpointError."""
     checkpoint = checkpoint_of(model) if is_trained(model) else None
     spoken = language(str(checkpoint or model))
     device_kind(asking.get("device", AUTO), spoken)  # before anything is loaded

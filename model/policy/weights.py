@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from constants import TINY_MODEL
+from utils.text import one_line
 
 HUB_TIMEOUT = 20  # seconds
 MOST_NAMED = 3  # tensors, in a sentence about some of them
@@ -33,8 +34,7 @@ class PolicyError(Exception):
 def in_short(error: Exception) -> str:
     """An error of a library: its class and the first line of what it says, printable."""
     first = next((line for line in str(error).splitlines() if line.strip()), "")
-    said = "".join(letter if letter.isprintable() else " " for letter in first).strip()
-    said = said if len(said) <= LONGEST_REASON else said[:LONGEST_REASON] + "..."
+    said = one_line(first, LONGEST_REASON)
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 

@@ -99,7 +99,7 @@ class TrackioSink:
 
         self._trackio = trackio
         # It greets, and says of a failure no more than a warning.
-        warnings.showwarning = lambda message, *_: say("trackio", " ".join(str(message).split()))
+        warnings.showwarning = lambda message, *_: say("trackio", str(message))
         if order.known and not any(os.environ.get(place) for place in ELSEWHERE):
             with suppress(ValueError):  # no run of this project is there yet
                 for run in trackio.Api().runs(PROJECT):

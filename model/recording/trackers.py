@@ -17,6 +17,7 @@ from pathlib import Path
 
 from model.args import ArgumentError, AZRArgs
 from utils.packages import package_folder
+from utils.text import one_line
 
 TRACKERS = "wandb", "tensorboard", "trackio"  # flags, and the packages that they need
 PATIENCE = 20  # seconds that the end of a run waits for all of them
@@ -24,7 +25,7 @@ FOLLOWER = Path(__file__).with_name("follower.py")
 LOG = "{}.log"  # in the run directory: what the process of a tracker prints
 APPENDED = ("wandb",)  # cannot take back what they have: a run that goes on appends to it
 SHOWN_BY_ID = ("trackio",)  # has no other name for a run
-LONGEST = 500  # of what is said of a tracker
+LONGEST = 500  # characters of what a tracker says
 
 
 def require_packages(args: AZRArgs) -> None:
@@ -102,19 +103,14 @@ class Trackers:
         if not said.exists():
             return None
         lines = said.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-        return _line(lines[-1]) if lines else None
+        return one_line(lines[-1], LONGEST) if lines else None
 
 
 def say(name: str, what: str) -> None:
     """Print one line about a tracker."""
-    print(f"{name} {_line(what)}; metrics.jsonl is complete", file=sys.stderr, flush=True)
-
-
-def _line(text: str) -> str:
-    """One line of whatever a library says, printable and not too long."""
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    print(
+        f"{name} {one_line(what, LONGEST)}; metrics.jsonl is complete", file=sys.stderr, flush=True
+    )
 
 
 def _status(code: int) -> str:

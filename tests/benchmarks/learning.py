@@ -64,6 +64,7 @@ NAMES = {
     "rloo": "TRL, RLOO",
 }
 TRAINERS = tuple(NAMES)
+OURS: dict[str, dict] = {"ours": {}, "ours_grpo": dict(advantage="grpo")}  # flags for all settings
 KEY = "eval/accuracy"
 MARK = '{"trainer": '  # how a line of --output begins
 
@@ -146,7 +147,6 @@ class Curve:
 
 
 def ours(start, problems: Sequence[Sequence[Problem]], setting: Setting, **chosen) -> list[dict]:
-    """This program's trainer, with what is chosen for all settings."""
     from accelerate import Accelerator
 
     policy, renderer, args = start
@@ -226,10 +226,8 @@ def one_run(trainer: str, seed: int, setting: Setting, steps: int = STEPS) -> li
     rng, span = Random(f"{seed}/given problems"), (args.min_prime, args.max_prime)
     problems = [generate_of_each_task(PROBLEMS, rng, *span) for _ in range(steps)]
     start = policy, renderer, args
-    if trainer == "ours":
-        return ours(start, problems, setting)
-    if trainer == "ours_grpo":
-        return ours(start, problems, setting, advantage="grpo")
+    if trainer in OURS:
+        return ours(start, problems, setting, **OURS[trainer])
     return trl(trainer, start, problems, setting)
 
 
@@ -347,15 +345,15 @@ def main(argv: list[str]) -> int:
 def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
     """Of an earlier comparison, or made here."""
     if args.from_ is not None:
-        return read(Path(args.from_))
+        return read("--from", args.from_)
     if args.tune:
         plan = [(t, seed, one) for t in TRAINERS for seed in TUNING_SEEDS for one in grid(t)]
     else:
-        best = best_settings(read(Path(args.tuned)))
+        best = best_settings(read("--tuned", args.tuned))
         plan = [(trainer, seed, best[trainer]) for seed in SEEDS for trainer in TRAINERS]
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that are started
     names = [wanted(*one) for one in plan]
-    before = read(output) if output is not None and output.exists() else []
+    before = read("--output", output) if output is not None and output.exists() else []
     made = {wanted(run["trainer"], run["seed"], Setting(**run["setting"])): run for run in before}
     made = {name: made[name] for name in names if name in made}
     with ThreadPoolExecutor(args.jobs) as pool:
@@ -368,11 +366,17 @@ def _runs(args: LearningArgs, output: Path | None) -> list[dict]:
     return list(made.values())
 
 
-def read(file: Path) -> list[dict]:
-    """Of a file of runs, which may be compressed by gzip."""
-    content = file.read_bytes()
-    content = gzip.decompress(content) if file.suffix == ".gz" else content
-    return [json.loads(line) for line in content.decode().splitlines()]
+def read(by: str, file: str | Path) -> list[dict]:
+    """The runs in the file that the flag `by` names, which may be packed by gzip. Raises ArgumentError."""
+    try:
+        content = Path(file).read_bytes()
+        content = gzip.decompress(content) if Path(file).suffix == ".gz" else content
+        runs = [json.loads(line) for line in content.decode().splitlines()]
+        if not runs or {run["trainer"] for run in runs} - set(TRAINERS):
+            raise ValueError("it has none, or another trainer's")
+        return runs
+    except (OSError, ValueError, TypeError, KeyError, EOFError) as error:
+        raise ArgumentError(f"{by} {file}: must hold runs of this comparison ({error})") from error
 
 
 if __name__ == "__main__":
